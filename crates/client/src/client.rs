@@ -1,0 +1,242 @@
+//! Typed calls to an engine on behalf of one tenant.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainspring_core::command::Idempotency;
+use mainspring_core::id::fingerprint;
+use mainspring_core::row::RunState;
+use mainspring_core::workflow::WorkflowDef;
+use mainspring_core::{Command, MessageId, Refusal, Reply, RunId, TenantId};
+use mainspring_engine::{Engine, EngineError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A call that was not answered as hoped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The engine refused, is busy, or stopped. The text says what to do.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A value is not the JSON that was expected.
+    #[error("{what} is not the JSON that was expected: {cause}")]
+    Json {
+        /// Which value.
+        what: &'static str,
+        /// What serde said.
+        cause: String,
+    },
+    /// The run that was waited for did not complete.
+    #[error("run {run} ended {state}: {error}")]
+    NotCompleted {
+        /// The run.
+        run: RunId,
+        /// How it ended.
+        state: &'static str,
+        /// Why.
+        error: String,
+    },
+}
+
+impl From<Refusal> for ClientError {
+    fn from(refusal: Refusal) -> Self {
+        ClientError::Engine(EngineError::Refused(refusal))
+    }
+}
+
+/// What to start a run with, beside its input.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StartOptions {
+    /// What serialises it, if the workflow has a key rule.
+    pub key: Option<String>,
+    /// Higher goes first.
+    pub priority: Option<u8>,
+    /// The same key again within ten minutes gives the same run.
+    pub idempotency_key: Option<String>,
+}
+
+/// What to send a message with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SendOptions {
+    /// The same key again within ten minutes gives the same message.
+    pub idempotency_key: Option<String>,
+}
+
+/// A message accepted. Durable when you hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// The message.
+    pub message: MessageId,
+    /// The run it is offered to.
+    pub run: RunId,
+    /// Whether an earlier delivery of the same request was accepted before.
+    pub duplicate: bool,
+    /// The log position from which a read shows it.
+    pub position: u64,
+}
+
+/// One tenant's view of an engine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    engine: Engine,
+    tenant: TenantId,
+}
+
+impl Client {
+    /// A client for one tenant.
+    pub fn new(engine: Engine, tenant: TenantId) -> Self {
+        Client { engine, tenant }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Has a command decided, waiting and trying again while the engine is busy. For workers, which must not drop what
+    /// they have done; requests from outside are better answered "busy".
+    ///
+    /// # Errors
+    /// Any [`EngineError`] but `Busy`.
+    pub async fn submit_patiently(&self, command: Command) -> Result<Reply, EngineError> {
+        loop {
+            match self.engine.submit(self.tenant, command.clone()).await {
+                Ok((reply, _)) => return Ok(reply),
+                Err(EngineError::Busy { retry_after_ms, .. }) => {
+                    tokio::time::sleep(Duration::from_millis(retry_after_ms)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Registers a workflow definition. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ClientError::Engine`]; a refusal says what is wrong with the definition.
+    pub async fn register(&self, def: WorkflowDef) -> Result<(), ClientError> {
+        self.submit_patiently(Command::PutWorkflow { def }).await?;
+        Ok(())
+    }
+
+    /// Starts a run. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn start(&self, workflow: &str, input: &impl Serialize) -> Result<RunId, ClientError> {
+        self.start_with(workflow, input, StartOptions::default()).await
+    }
+
+    /// Starts a run with options. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn start_with(
+        &self,
+        workflow: &str,
+        input: &impl Serialize,
+        options: StartOptions,
+    ) -> Result<RunId, ClientError> {
+        let input = to_json("the input", input)?;
+        let body = fingerprint([workflow.as_bytes(), options.key.as_deref().unwrap_or("").as_bytes(), &input]);
+        let command = Command::StartRun {
+            workflow: workflow.to_owned(),
+            key: options.key,
+            input,
+            priority: options.priority,
+            idempotency: options.idempotency_key.map(|key| Idempotency { key: format!("run:{key}"), body }),
+        };
+        match self.engine.submit(self.tenant, command).await? {
+            (Reply::Started { run, .. }, _) => Ok(run),
+            (other, _) => unreachable!("a start is answered with the run, not {other:?}"),
+        }
+    }
+
+    /// Waits for a run to complete and gives its output.
+    ///
+    /// # Errors
+    /// [`ClientError::NotCompleted`] if it ended otherwise.
+    pub async fn wait<T: DeserializeOwned>(&self, run: RunId) -> Result<T, ClientError> {
+        let row = self.engine.wait_run(self.tenant, run).await?;
+        if row.state != RunState::Completed {
+            let error = row.error.unwrap_or_else(|| "no reason was recorded".to_owned());
+            return Err(ClientError::NotCompleted { run, state: row.state.word(), error });
+        }
+        let bytes = match row.output {
+            Some(output) => self.engine.payload(self.tenant, output).await?,
+            None => Bytes::from_static(b"null"),
+        };
+        from_json("the run's output", &bytes)
+    }
+
+    /// Sends a message to the inbox of (workflow, key). Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn send(
+        &self,
+        workflow: &str,
+        key: &str,
+        message: &impl Serialize,
+        options: SendOptions,
+    ) -> Result<Accepted, ClientError> {
+        let payload = to_json("the message", message)?;
+        let body = fingerprint([payload.as_ref()]);
+        let idempotency = options
+            .idempotency_key
+            .map(|name| Idempotency { key: format!("message:{workflow}:{key}:{name}"), body });
+        let command =
+            Command::SendMessage { workflow: workflow.to_owned(), key: key.to_owned(), payload, idempotency };
+        match self.engine.submit(self.tenant, command).await? {
+            (Reply::Accepted { message, run, duplicate }, position) => {
+                Ok(Accepted { message, run, duplicate, position })
+            }
+            (other, _) => unreachable!("a message is answered with its acceptance, not {other:?}"),
+        }
+    }
+
+    /// Tells that something happened. Durable when it returns; answers the event's sequence number.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn emit(&self, name: &str, scope: Option<&str>, data: &impl Serialize) -> Result<u64, ClientError> {
+        let data = to_json("the event's data", data)?;
+        let command = Command::EmitEvent { name: name.to_owned(), scope: scope.map(str::to_owned), data };
+        match self.engine.submit(self.tenant, command).await? {
+            (Reply::Emitted { seq }, _) => Ok(seq),
+            (other, _) => unreachable!("an event is answered with its number, not {other:?}"),
+        }
+    }
+
+    /// Sends a signal to a run. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn signal(&self, run: RunId, name: &str, payload: &impl Serialize) -> Result<(), ClientError> {
+        let payload = to_json("the signal's payload", payload)?;
+        self.engine.submit(self.tenant, Command::SignalRun { run, name: name.to_owned(), payload }).await?;
+        Ok(())
+    }
+
+    /// Cancels a run and its children. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn cancel(&self, run: RunId, reason: &str) -> Result<(), ClientError> {
+        self.engine.submit(self.tenant, Command::CancelRun { run, reason: reason.to_owned() }).await?;
+        Ok(())
+    }
+}
+
+pub(crate) fn to_json(what: &'static str, value: &impl Serialize) -> Result<Bytes, ClientError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| ClientError::Json { what, cause: error.to_string() })
+}
+
+pub(crate) fn from_json<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(bytes).map_err(|error| ClientError::Json { what, cause: error.to_string() })
+}

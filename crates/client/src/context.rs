@@ -1,0 +1,406 @@
+//! What a durable function may do: [`Context`].
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainspring_core::journal::{ChildEnd, Completion, Request};
+use mainspring_core::row::{OnParentEnd, RunState};
+use mainspring_core::{MessageId, RunId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::journal::{Begun, Journal, Replayed};
+
+/// A durable function's way to the world. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    journal: Arc<Journal>,
+    key: Option<String>,
+}
+
+/// A message taken from the inbox.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Its id.
+    pub id: MessageId,
+    /// What it says, as it was sent.
+    pub payload: Bytes,
+    /// When it was accepted, in milliseconds since the Unix epoch.
+    pub accepted_at: u64,
+}
+
+/// What a receive gave.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Received {
+    /// Messages, in order, at least one.
+    Messages(Vec<Message>),
+    /// None came in time.
+    TimedOut,
+    /// This run takes no more messages.
+    Closed,
+}
+
+/// When a step that failed is tried again. Each failure and each wait is on record, so a crash does not start over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Tries in all, at least 1.
+    pub attempts_max: u32,
+    /// Wait before the second try. It doubles each time.
+    pub backoff: Duration,
+    /// The wait never grows beyond this.
+    pub backoff_max: Duration,
+}
+
+/// How a child run is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpawnOptions {
+    /// What serialises it, if its workflow has a key rule.
+    pub key: Option<String>,
+    /// Higher goes first.
+    pub priority: Option<u8>,
+    /// What happens to it if this run ends first.
+    pub on_parent_end: OnParentEnd,
+}
+
+impl Default for SpawnOptions {
+    fn default() -> Self {
+        SpawnOptions { key: None, priority: None, on_parent_end: OnParentEnd::Cancel }
+    }
+}
+
+/// A child run that was started. Wait for it with [`Call::result`].
+pub struct Call {
+    journal: Arc<Journal>,
+    begun: Begun,
+}
+
+impl Context {
+    pub(crate) fn new(journal: Arc<Journal>, key: Option<String>) -> Self {
+        Context { journal, key }
+    }
+
+    /// The run this function executes.
+    pub fn run_id(&self) -> RunId {
+        self.journal.claim.task.run
+    }
+
+    /// The attempt, counted from 1.
+    pub fn attempt(&self) -> u32 {
+        self.journal.claim.attempt
+    }
+
+    /// The run's key.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// A client for the run's tenant, for use inside steps.
+    pub fn client(&self) -> &Client {
+        &self.journal.client
+    }
+
+    /// Carries out a step and records its result. A recorded step is never carried out again; one that was interrupted
+    /// by a crash before its result was recorded is, so a step with an outside effect should pass an idempotency key
+    /// derived from [`Context::run_id`] and its name. A failed step's error is recorded as well.
+    ///
+    /// # Errors
+    /// The step's own error as [`Failure::Retryable`]; other variants end the function: pass them on.
+    pub async fn run<T, F, Fut>(&self, name: &str, step: F) -> Result<T, Failure>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        // The identity of a step is its name; what it gave is not known before it ran.
+        let asked = Request::Run { name: name.to_owned(), result: Ok(Bytes::new()) };
+        let completion = match self.journal.replayed(&asked)? {
+            Some(Replayed::Done(completion)) => completion,
+            Some(Replayed::Pending(wait)) => self.journal.finish_wait(wait).await?,
+            None => {
+                let result = {
+                    let _busy = self.journal.begin_step();
+                    step().await
+                };
+                let result = match result {
+                    Ok(value) => Ok(to_json(name, &value)?),
+                    Err(Failure::Retryable(error) | Failure::Final(error)) => Err(error),
+                    // A failure of the function rather than of the step: not a result to record.
+                    Err(other) => return Err(other),
+                };
+                self.journal.record(Request::Run { name: name.to_owned(), result }).await?
+            }
+        };
+        match completion {
+            Completion::Failed(error) => Err(Failure::Retryable(error)),
+            other => self.value(name, other).await,
+        }
+    }
+
+    /// Like [`Context::run`], tried again by policy. Tries and waits are on record.
+    ///
+    /// # Errors
+    /// The last try's error as [`Failure::Final`].
+    pub async fn run_retrying<T, F, Fut>(&self, name: &str, policy: RetryPolicy, mut step: F) -> Result<T, Failure>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnMut(u32) -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        let mut wait = policy.backoff;
+        for attempt in 1.. {
+            match self.run(name, || step(attempt)).await {
+                Err(Failure::Retryable(error)) if attempt >= policy.attempts_max => {
+                    return Err(Failure::Final(format!("{name} failed {attempt} time(s), last: {error}")));
+                }
+                Err(Failure::Retryable(_)) => {
+                    self.sleep(wait).await?;
+                    wait = (wait * 2).min(policy.backoff_max);
+                }
+                other => return other,
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    /// Waits for a while. The time counts from the first time this was asked, not from a restart.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn sleep(&self, duration: Duration) -> Result<(), Failure> {
+        self.journal.entry(Request::Sleep { duration_ms: millis(duration) }).await.map(|_| ())
+    }
+
+    /// Takes up to `messages_max` messages from the inbox, waiting up to `timeout` for the first.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn receive(&self, timeout: Option<Duration>, messages_max: u32) -> Result<Received, Failure> {
+        self.receive_with(timeout, messages_max, false).await
+    }
+
+    /// Like [`Context::receive`]; if nothing comes in time the inbox closes for this run in the same decision, and
+    /// whatever comes later goes to the next run.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn receive_or_close(&self, timeout: Option<Duration>, messages_max: u32) -> Result<Received, Failure> {
+        self.receive_with(timeout, messages_max, true).await
+    }
+
+    async fn receive_with(&self, timeout: Option<Duration>, max: u32, close: bool) -> Result<Received, Failure> {
+        let timeout_ms = timeout.map(millis);
+        let request = Request::Receive { timeout_ms, messages_max: max, close_on_timeout: close };
+        match self.journal.entry(request).await? {
+            Completion::Messages(received) => {
+                let mut messages = Vec::with_capacity(received.len());
+                for one in received {
+                    self.journal.message_received(one.seq);
+                    let client = &self.journal.client;
+                    let payload = client.engine().payload(client.tenant(), one.payload).await;
+                    let payload = payload.map_err(|error| self.journal.refused(error))?;
+                    messages.push(Message { id: one.id, payload, accepted_at: one.accepted_at });
+                }
+                Ok(Received::Messages(messages))
+            }
+            Completion::Closed => Ok(Received::Closed),
+            Completion::TimedOut => Ok(Received::TimedOut),
+            other => unreachable!("a receive completes as one, not {other:?}"),
+        }
+    }
+
+    /// Whether a message waits, without taking it. On record; once true it stays true until messages are received.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn has_pending(&self) -> Result<bool, Failure> {
+        Ok(self.journal.entry(Request::Peek).await? == Completion::Bool(true))
+    }
+
+    /// Completes when a message waits. For use *inside* a step, to stop early; the step's result records that it did.
+    pub async fn message_waits(&self) {
+        let mut messages = self.journal.messages.subscribe();
+        // The sender lives as long as this context.
+        let _ = messages.wait_for(|messages| messages.wait()).await;
+    }
+
+    /// Declares that this run takes no more messages. Without `force`, unread messages win: the answer is false and the
+    /// inbox stays open.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn close_inbox(&self, force: bool) -> Result<bool, Failure> {
+        Ok(self.journal.entry(Request::Close { force }).await? == Completion::Bool(true))
+    }
+
+    /// Waits for an event by name and, if given, scope. `None` when the time is up.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn wait_for<T: DeserializeOwned>(
+        &self,
+        event: &str,
+        scope: Option<&str>,
+        timeout: Option<Duration>,
+    ) -> Result<Option<T>, Failure> {
+        let (name, scope) = (event.to_owned(), scope.map(str::to_owned));
+        let request = Request::WaitEvent { name, scope, timeout_ms: timeout.map(millis) };
+        self.optional(event, self.journal.entry(request).await?).await
+    }
+
+    /// Waits for a signal sent to this run. Signals that came before are not lost. `None` when the time is up.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn wait_signal<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Option<T>, Failure> {
+        let request = Request::WaitSignal { name: name.to_owned(), timeout_ms: timeout.map(millis) };
+        self.optional(name, self.journal.entry(request).await?).await
+    }
+
+    /// Sends a signal to another run.
+    ///
+    /// # Errors
+    /// [`Failure::Final`] if that run has ended; other variants end the function.
+    pub async fn signal(&self, run: RunId, name: &str, payload: &impl Serialize) -> Result<(), Failure> {
+        let payload = to_json(name, payload)?;
+        match self.journal.entry(Request::Signal { run, name: name.to_owned(), payload }).await? {
+            Completion::Failed(error) => Err(Failure::Final(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts a child run. The child is started exactly once, however often this function is run.
+    ///
+    /// # Errors
+    /// [`Failure::Final`] if there is no such workflow; other variants end the function.
+    pub async fn spawn(&self, workflow: &str, input: &impl Serialize, options: SpawnOptions) -> Result<Call, Failure> {
+        let request = self.spawn_request(workflow, input, options, false)?;
+        let begun = match self.journal.replayed(&request)? {
+            Some(Replayed::Done(completion)) => Begun::Done(completion),
+            Some(Replayed::Pending(wait)) => Begun::Pending(wait),
+            None => self.journal.begin(request).await?,
+        };
+        Ok(Call { journal: self.journal.clone(), begun })
+    }
+
+    /// Starts a child run that is not waited for, and gives its id.
+    ///
+    /// # Errors
+    /// [`Failure::Final`] if there is no such workflow; other variants end the function.
+    pub async fn spawn_detached(
+        &self,
+        workflow: &str,
+        input: &impl Serialize,
+        options: SpawnOptions,
+    ) -> Result<RunId, Failure> {
+        let request = self.spawn_request(workflow, input, options, true)?;
+        match self.journal.entry(request).await? {
+            Completion::Spawned(run) => Ok(run),
+            Completion::Failed(error) => Err(Failure::Final(error)),
+            other => unreachable!("a detached child completes as started, not {other:?}"),
+        }
+    }
+
+    fn spawn_request(
+        &self,
+        workflow: &str,
+        input: &impl Serialize,
+        options: SpawnOptions,
+        detached: bool,
+    ) -> Result<Request, Failure> {
+        Ok(Request::Spawn {
+            workflow: workflow.to_owned(),
+            key: options.key,
+            input: to_json(workflow, input)?,
+            priority: options.priority,
+            detached,
+            on_parent_end: options.on_parent_end,
+        })
+    }
+
+    /// Tells that something happened, scoped to this run's key. Emitted exactly once.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn emit(&self, name: &str, data: &impl Serialize) -> Result<(), Failure> {
+        let data = to_json(name, data)?;
+        self.journal.entry(Request::Emit { name: name.to_owned(), scope: None, data }).await.map(|_| ())
+    }
+
+    /// Cancels another run.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn cancel(&self, run: RunId, reason: &str) -> Result<(), Failure> {
+        self.journal.entry(Request::Cancel { run, reason: reason.to_owned() }).await.map(|_| ())
+    }
+
+    async fn optional<T: DeserializeOwned>(&self, what: &str, completion: Completion) -> Result<Option<T>, Failure> {
+        match completion {
+            Completion::TimedOut => Ok(None),
+            other => self.value(what, other).await.map(Some),
+        }
+    }
+
+    async fn value<T: DeserializeOwned>(&self, what: &str, completion: Completion) -> Result<T, Failure> {
+        value(&self.journal, what, completion).await
+    }
+}
+
+impl Call {
+    /// Waits for the child and gives its output.
+    ///
+    /// # Errors
+    /// [`Failure::Child`] if it did not complete; other variants end the function.
+    pub async fn result<T: DeserializeOwned>(self) -> Result<T, Failure> {
+        let completion = match self.begun {
+            Begun::Done(completion) => completion,
+            Begun::Pending(wait) => self.journal.finish_wait(wait).await?,
+        };
+        match completion {
+            Completion::Child(ChildEnd { state: RunState::Completed, output: Some(output), .. }) => {
+                value(&self.journal, "the child's output", Completion::Value(output)).await
+            }
+            Completion::Child(ChildEnd { state: RunState::Completed, output: None, .. }) => from_json("nothing", b"null"),
+            Completion::Child(ChildEnd { run, state, error, .. }) => {
+                let error = error.unwrap_or_else(|| "no reason was recorded".to_owned());
+                Err(Failure::Child { run, state: state.word(), error })
+            }
+            Completion::Failed(error) => Err(Failure::Final(error)),
+            other => unreachable!("a child's entry completes with its end, not {other:?}"),
+        }
+    }
+}
+
+async fn value<T: DeserializeOwned>(journal: &Journal, what: &str, completion: Completion) -> Result<T, Failure> {
+    match completion {
+        Completion::Value(reference) => {
+            let client = &journal.client;
+            let bytes = client.engine().payload(client.tenant(), reference).await;
+            from_json(what, &bytes.map_err(|error| journal.refused(error))?)
+        }
+        other => unreachable!("{what} completes with a value, not {other:?}"),
+    }
+}
+
+fn to_json(what: &str, value: &impl Serialize) -> Result<Bytes, Failure> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|error| Failure::Json { what: what.to_owned(), cause: error.to_string() })
+}
+
+fn from_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::Json { what: what.to_owned(), cause: error.to_string() })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

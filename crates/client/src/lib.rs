@@ -1,0 +1,41 @@
+//! What programs are written against: typed calls to an engine, workers, and durable functions.
+//!
+//! A durable function is an ordinary `async fn` that does everything with consequences through its [`Context`]. What it
+//! asked and what came of it is kept in a journal; after a crash it is run again from the top and reads the journal back,
+//! so it goes on where it was. Therefore it must ask the same things in the same order every time: no clock, no
+//! randomness, no I/O outside [`Context::run`].
+//!
+//! ```no_run
+//! # use mainspring_client::{Client, Context, Failure, Worker};
+//! # use mainspring_client::WorkflowDef;
+//! async fn refund(ctx: Context, order: String) -> Result<String, Failure> {
+//!     let receipt: String = ctx.run("call the bank", || async { Ok("receipt 17".to_owned()) }).await?;
+//!     ctx.sleep(std::time::Duration::from_secs(60)).await?;
+//!     ctx.emit("order.refunded", &serde_json::json!({ "order": order, "receipt": receipt })).await?;
+//!     Ok(receipt)
+//! }
+//!
+//! # async fn start(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let worker = Worker::new(client.clone(), "refunds").function(WorkflowDef::single("refund", true), refund);
+//! let running = worker.start().await?;
+//! let run = client.start("refund", &"order 5").await?;
+//! let receipt: String = client.wait(run).await?;
+//! # running.stop().await; Ok(()) }
+//! ```
+//!
+//! What this crate does not know: how decisions are made or stored. In-process is the only transport today; workers in
+//! other processes come with the Hatchet wire.
+
+mod client;
+mod context;
+mod failure;
+mod journal;
+mod worker;
+
+pub use client::{Accepted, Client, ClientError, SendOptions, StartOptions};
+pub use context::{Call, Context, Message, Received, RetryPolicy, SpawnOptions};
+pub use failure::Failure;
+pub use mainspring_core::row::OnParentEnd;
+pub use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, TaskDef, WorkflowDef};
+pub use mainspring_core::{MessageId, RunId, TaskId, TenantId, WorkerId};
+pub use worker::{RunningWorker, TaskContext, Worker};

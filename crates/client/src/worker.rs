@@ -1,0 +1,457 @@
+//! A worker: offers functions and tasks to the engine, runs what it is given, and lets idle functions leave memory.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainspring_core::command::Claim;
+use mainspring_core::row::JournalRow;
+use mainspring_core::workflow::WorkflowDef;
+use mainspring_core::{Command, Effect, Reply, RunId, TaskId, WorkerId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::client::{Client, ClientError};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::journal::Journal;
+
+/// A function that only waits is kept in memory for this long before it leaves it, to be replayed when needed.
+const IDLE_DEFAULT: Duration = Duration::from_secs(30);
+/// Functions and tasks run at once by one worker. They are futures, not threads.
+const SLOTS_DEFAULT: u32 = 10_000;
+
+type Ending = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
+type Function = Arc<dyn Fn(Context, Bytes) -> Ending + Send + Sync>;
+type Task = Arc<dyn Fn(TaskContext, Bytes) -> Ending + Send + Sync>;
+
+#[derive(Clone)]
+enum Handler {
+    Function(Function),
+    Task(Task),
+}
+
+/// What a task is told about itself.
+#[derive(Debug, Clone)]
+pub struct TaskContext {
+    /// The run it belongs to.
+    pub run: RunId,
+    /// The run's key.
+    pub key: Option<String>,
+    /// The attempt, counted from 1.
+    pub attempt: u32,
+}
+
+/// A worker being put together.
+pub struct Worker {
+    client: Client,
+    name: String,
+    slots: u32,
+    idle: Duration,
+    definitions: Vec<WorkflowDef>,
+    handlers: HashMap<String, Handler>,
+}
+
+impl Worker {
+    /// A worker without functions.
+    pub fn new(client: Client, name: &str) -> Self {
+        Worker {
+            client,
+            name: name.to_owned(),
+            slots: SLOTS_DEFAULT,
+            idle: IDLE_DEFAULT,
+            definitions: Vec::new(),
+            handlers: HashMap::new(),
+        }
+    }
+
+    /// How many functions and tasks it runs at once.
+    #[must_use]
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// How long a function may only wait before it leaves memory.
+    #[must_use]
+    pub fn idle_after(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// Offers a durable function. The definition's task must be durable.
+    #[must_use]
+    pub fn function<I, O, F, Fut>(mut self, def: WorkflowDef, function: F) -> Self
+    where
+        I: DeserializeOwned,
+        O: Serialize,
+        F: Fn(Context, I) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, Failure>> + Send + 'static,
+    {
+        let handler = move |context: Context, input: Bytes| -> Ending {
+            match decode::<I>(&input) {
+                Ok(input) => {
+                    let ending = function(context, input);
+                    Box::pin(async move { encode(&ending.await?) })
+                }
+                Err(failure) => Box::pin(async move { Err(failure) }),
+            }
+        };
+        let action = def.tasks[0].action.clone();
+        self.handlers.insert(action, Handler::Function(Arc::new(handler)));
+        self.definitions.push(def);
+        self
+    }
+
+    /// Offers a task without a journal: it is run whole at each attempt.
+    #[must_use]
+    pub fn task<I, O, F, Fut>(mut self, def: WorkflowDef, task: F) -> Self
+    where
+        I: DeserializeOwned,
+        O: Serialize,
+        F: Fn(TaskContext, I) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, Failure>> + Send + 'static,
+    {
+        let handler = move |context: TaskContext, input: Bytes| -> Ending {
+            match decode::<I>(&input) {
+                Ok(input) => {
+                    let ending = task(context, input);
+                    Box::pin(async move { encode(&ending.await?) })
+                }
+                Err(failure) => Box::pin(async move { Err(failure) }),
+            }
+        };
+        let action = def.tasks[0].action.clone();
+        self.handlers.insert(action, Handler::Task(Arc::new(handler)));
+        self.definitions.push(def);
+        self
+    }
+
+    /// Registers the definitions, announces the worker and begins to work.
+    ///
+    /// # Errors
+    /// [`ClientError::Engine`]; a refusal says what is wrong with a definition.
+    pub async fn start(self) -> Result<RunningWorker, ClientError> {
+        for def in &self.definitions {
+            self.client.register(def.clone()).await?;
+        }
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|error| ClientError::Json {
+            what: "a random worker id",
+            cause: error.to_string(),
+        })?;
+        let id = WorkerId(u128::from_le_bytes(random));
+        let inbox = self.client.engine().hub().connect_worker(id);
+        let (client, (stop, stopped)) = (self.client.clone(), oneshot::channel());
+        let announce = Command::RegisterWorker {
+            worker: id,
+            name: self.name.clone(),
+            actions: self.handlers.keys().cloned().collect(),
+            slots: self.slots,
+            local: true,
+            lease_ms: None,
+            holds: Vec::new(),
+        };
+        let host = Host { client: self.client, id, idle: self.idle, handlers: self.handlers, live: HashMap::new() };
+        let work = tokio::spawn(host.work(inbox, stopped));
+        client.submit_patiently(announce).await?;
+        Ok(RunningWorker { id, client, stop: Some(stop), work })
+    }
+}
+
+/// A worker at work.
+pub struct RunningWorker {
+    id: WorkerId,
+    client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    work: JoinHandle<()>,
+}
+
+impl RunningWorker {
+    /// The worker's id.
+    pub fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    /// Stops: what it has in hand is given up and tried again by another worker.
+    pub async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        let _ = (&mut self.work).await;
+        let _ = self.client.submit_patiently(Command::RemoveWorker { worker: self.id }).await;
+    }
+}
+
+struct Host {
+    client: Client,
+    id: WorkerId,
+    idle: Duration,
+    handlers: HashMap<String, Handler>,
+    live: HashMap<TaskId, Live>,
+}
+
+struct Live {
+    attempt: u32,
+    invocation: u32,
+    journal: Option<Arc<Journal>>,
+    work: AbortHandle,
+    /// Completions and hints that came before the journal was read.
+    early: Vec<Effect>,
+}
+
+/// What a dispatched task says to its host.
+enum Said {
+    Ready(TaskId, u32, Arc<Journal>),
+    Over(TaskId, u32),
+}
+
+impl Host {
+    async fn work(mut self, mut inbox: mainspring_engine::WorkerInbox, mut stopped: oneshot::Receiver<()>) {
+        let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
+        loop {
+            tokio::select! {
+                biased;
+                Some(said) = said.recv() => self.hear(said),
+                effect = inbox.recv() => match effect {
+                    Some(effect) => self.handle(effect, &say),
+                    None => break,
+                },
+                _ = &mut stopped => break,
+            }
+        }
+        self.client.engine().hub().disconnect_worker(self.id);
+        for live in self.live.values() {
+            live.work.abort();
+        }
+    }
+
+    fn hear(&mut self, said: Said) {
+        match said {
+            Said::Ready(task, invocation, journal) => {
+                if let Some(live) = self.live.get_mut(&task).filter(|live| live.invocation == invocation) {
+                    live.journal = Some(journal);
+                    for effect in std::mem::take(&mut live.early) {
+                        self.pass_on(effect);
+                    }
+                }
+            }
+            Said::Over(task, invocation) => {
+                if self.live.get(&task).is_some_and(|live| live.invocation == invocation) {
+                    self.live.remove(&task);
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, effect: Effect, say: &tokio::sync::mpsc::UnboundedSender<Said>) {
+        match effect {
+            Effect::Dispatch { task, action, attempt, invocation, input, journal_len, key, messages_waiting, .. } => {
+                let Some(handler) = self.handlers.get(&action).cloned() else {
+                    tracing::error!(%action, "given a task this worker does not offer");
+                    return;
+                };
+                let claim = Claim { worker: self.id, task, attempt, invocation };
+                let job = Job {
+                    client: self.client.clone(),
+                    claim,
+                    handler,
+                    input,
+                    journal_len,
+                    key,
+                    messages_waiting,
+                    idle: self.idle,
+                };
+                let work = tokio::spawn(job.carry_out(say.clone())).abort_handle();
+                let live = Live { attempt, invocation, journal: None, work, early: Vec::new() };
+                if let Some(before) = self.live.insert(task, live) {
+                    before.work.abort();
+                }
+            }
+            Effect::CancelAttempt { task, attempt, .. } => {
+                if let Some(live) = self.live.get(&task).filter(|live| live.attempt == attempt) {
+                    live.work.abort();
+                    self.live.remove(&task);
+                }
+            }
+            effect @ (Effect::EntryDone { .. } | Effect::MessageWaits { .. }) => self.pass_on(effect),
+            Effect::Event { .. } | Effect::RunEnded { .. } | Effect::TokenRevoked { .. } => {}
+        }
+    }
+
+    fn pass_on(&mut self, effect: Effect) {
+        let (Effect::EntryDone { task, .. } | Effect::MessageWaits { task, .. }) = &effect else { return };
+        let Some(live) = self.live.get_mut(task) else { return };
+        match (&live.journal, effect) {
+            (None, effect) => live.early.push(effect),
+            (Some(journal), Effect::EntryDone { invocation, position, completion, .. }) => {
+                if invocation == live.invocation {
+                    journal.completed(position, completion);
+                }
+            }
+            (Some(journal), Effect::MessageWaits { seq, .. }) => journal.message_came(seq),
+            (Some(_), _) => {}
+        }
+    }
+}
+
+/// One hand-over of a task to this worker.
+struct Job {
+    client: Client,
+    claim: Claim,
+    handler: Handler,
+    input: Option<mainspring_core::row::PayloadRef>,
+    journal_len: u32,
+    key: Option<String>,
+    messages_waiting: Option<u64>,
+    idle: Duration,
+}
+
+impl Job {
+    async fn carry_out(self, say: tokio::sync::mpsc::UnboundedSender<Said>) {
+        let claim = self.claim;
+        let outcome = self.outcome(&say).await;
+        let command = match outcome {
+            Outcome::Ended(Ok(output)) => Some(Command::Complete { claim, output }),
+            Outcome::Ended(Err(failure)) => end_of(claim, failure),
+            Outcome::Suspended => None,
+        };
+        if let Some(command) = command
+            && let Err(error) = self.client.submit_patiently(command).await
+        {
+            tracing::debug!(task = %claim.task, %error, "the end of an attempt was not taken");
+        }
+        let _ = say.send(Said::Over(claim.task, claim.invocation));
+    }
+
+    async fn outcome(&self, say: &tokio::sync::mpsc::UnboundedSender<Said>) -> Outcome {
+        let input = match self.input {
+            Some(input) => match self.client.engine().payload(self.client.tenant(), input).await {
+                Ok(input) => input,
+                Err(error) => return Outcome::Ended(Err(Failure::GivenUp(error.to_string()))),
+            },
+            None => Bytes::from_static(b"null"),
+        };
+        match &self.handler {
+            Handler::Task(task) => {
+                let context =
+                    TaskContext { run: self.claim.task.run, key: self.key.clone(), attempt: self.claim.attempt };
+                Outcome::Ended(guarded(task(context, input)).await)
+            }
+            Handler::Function(function) => {
+                let replay = match self.read_journal().await {
+                    Ok(replay) => replay,
+                    Err(failure) => return Outcome::Ended(Err(failure)),
+                };
+                let journal =
+                    Arc::new(Journal::new(self.client.clone(), self.claim, replay, self.messages_waiting));
+                let _ = say.send(Said::Ready(self.claim.task, self.claim.invocation, journal.clone()));
+                let context = Context::new(journal.clone(), self.key.clone());
+                self.drive(guarded(function(context, input)), &journal).await
+            }
+        }
+    }
+
+    async fn read_journal(&self) -> Result<Vec<JournalRow>, Failure> {
+        if self.journal_len == 0 {
+            return Ok(Vec::new());
+        }
+        let (tenant, task) = (self.client.tenant(), self.claim.task);
+        let rows = self.client.engine().read(tenant, move |reader| reader.journal(tenant, task)).await;
+        let rows = rows.map_err(|error| Failure::GivenUp(error.to_string()))?;
+        // Entries beyond what the dispatch promised belong to a later hand-over, which makes this one stale.
+        let whole = rows.iter().take(self.journal_len as usize).enumerate().all(|(nth, (at, _))| *at == nth as u32);
+        if !whole || rows.len() < self.journal_len as usize {
+            let error = format!("the journal of task {task} has {} of {} entries", rows.len(), self.journal_len);
+            return Err(Failure::Retryable(error));
+        }
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+
+    /// Runs the function until it ends, or until it has only waited for so long that it may leave memory.
+    async fn drive(&self, function: impl Future<Output = Result<Bytes, Failure>>, journal: &Journal) -> Outcome {
+        let mut function = std::pin::pin!(function);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut function => {
+                    return Outcome::Ended(journal.broken().map_or(ended, Err));
+                }
+                () = journal.moved.notified() => {}
+                () = tokio::time::sleep(self.idle) => {
+                    let Some(waiting) = journal.idle_on() else { continue };
+                    let suspend = Command::Suspend { claim: self.claim, waiting };
+                    match self.client.submit_patiently(suspend).await {
+                        Ok(Reply::Suspended) => return Outcome::Suspended,
+                        Ok(_) => {}
+                        Err(error) => return Outcome::Ended(Err(journal.refused(error))),
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum Outcome {
+    Ended(Result<Bytes, Failure>),
+    Suspended,
+}
+
+fn end_of(claim: Claim, failure: Failure) -> Option<Command> {
+    let error = failure.to_string();
+    match failure {
+        Failure::Retryable(_) | Failure::Child { .. } => Some(Command::Fail { claim, error, retry: true }),
+        Failure::Final(_) | Failure::Json { .. } => Some(Command::Fail { claim, error, retry: false }),
+        Failure::Supersede(reason) => Some(Command::Supersede { claim, reason }),
+        Failure::Mismatch { .. } => Some(Command::Park { claim, error }),
+        Failure::GivenUp(_) => None,
+    }
+}
+
+/// A panic fails the attempt, not the worker.
+async fn guarded(ending: Ending) -> Result<Bytes, Failure> {
+    // Whatever the handler shared with others is its own business; here the future is dropped after a panic.
+    match CatchUnwind(AssertUnwindSafe(ending)).await {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned());
+            Err(Failure::Retryable(format!("panicked: {text}")))
+        }
+    }
+}
+
+struct CatchUnwind(AssertUnwindSafe<Ending>);
+
+impl Future for CatchUnwind {
+    type Output = std::thread::Result<Result<Bytes, Failure>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+        let ending = &mut self.0.0;
+        match std::panic::catch_unwind(AssertUnwindSafe(|| ending.as_mut().poll(cx))) {
+            Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
+            Ok(std::task::Poll::Ready(result)) => std::task::Poll::Ready(Ok(result)),
+            Err(panic) => std::task::Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::Json { what: "the input".to_owned(), cause: error.to_string() })
+}
+
+fn encode(value: &impl Serialize) -> Result<Bytes, Failure> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|error| Failure::Json { what: "the output".to_owned(), cause: error.to_string() })
+}

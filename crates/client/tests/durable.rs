@@ -1,0 +1,237 @@
+//! Durable functions against a real engine in a temporary directory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use mainspring_client::{
+    Client, Context, Failure, KeyRule, KeyStrategy, OnParentEnd, Received, RetryPolicy, RetryRule, RunId, SendOptions,
+    SpawnOptions, StartOptions, TaskContext, TenantId, Worker, WorkflowDef,
+};
+use mainspring_core::Command;
+use mainspring_engine::{Engine, EngineOptions};
+
+const TENANT: TenantId = TenantId(7);
+
+async fn open(dir: &std::path::Path) -> Client {
+    let engine = Engine::open(&EngineOptions::new(dir)).expect("the engine opens");
+    engine.submit(TENANT, Command::PutTenant { name: "test".into() }).await.expect("the tenant is put");
+    Client::new(engine, TENANT)
+}
+
+async fn close(client: Client) {
+    let engine = client.engine().clone();
+    drop(client);
+    tokio::task::spawn_blocking(move || engine.shut_down()).await.expect("the engine shuts down");
+}
+
+fn inbox(name: &str) -> WorkflowDef {
+    WorkflowDef { inbox: true, lifecycle_events: Some("turn".into()), ..WorkflowDef::single(name, true) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_survives_a_restart_and_repeats_no_recorded_step() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let steps = Arc::new(AtomicU32::new(0));
+    let function = |steps: Arc<AtomicU32>| {
+        move |ctx: Context, name: String| {
+            let steps = steps.clone();
+            async move {
+                let first: u32 = ctx.run("first", || async { Ok(steps.fetch_add(1, Ordering::SeqCst)) }).await?;
+                let answer: Option<String> = ctx.wait_signal("go", None).await?;
+                let second: u32 = ctx.run("second", || async { Ok(steps.fetch_add(1, Ordering::SeqCst)) }).await?;
+                Ok::<_, Failure>(format!("{name} {first} {second} {}", answer.unwrap_or_default()))
+            }
+        }
+    };
+    let client = open(dir.path()).await;
+    let def = WorkflowDef::single("hello", true);
+    let worker = Worker::new(client.clone(), "w").function(def.clone(), function(steps.clone()));
+    let _running = worker.start().await.expect("the worker starts");
+    let run = client.start("hello", &"ann").await.expect("a run starts");
+    while steps.load(Ordering::SeqCst) < 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    close(client).await;
+
+    let client = open(dir.path()).await;
+    let worker = Worker::new(client.clone(), "w").function(def, function(steps.clone()));
+    let _running = worker.start().await.expect("the worker starts again");
+    client.signal(run, "go", &"now").await.expect("the signal is taken");
+    let output: String = client.wait(run).await.expect("the run completes");
+    assert!(output.starts_with("ann ") && output.ends_with(" now"), "{output}");
+    // The first step may have been interrupted before it was recorded, then it ran twice; never more, and the second once.
+    assert!((2..=3).contains(&steps.load(Ordering::SeqCst)), "{output}");
+    close(client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_function_leaves_memory_and_is_replayed_when_its_message_comes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let client = open(dir.path()).await;
+    let invocations = Arc::new(AtomicU32::new(0));
+    let counted = invocations.clone();
+    let worker = Worker::new(client.clone(), "w").idle_after(Duration::from_millis(30)).function(
+        inbox("chat"),
+        move |ctx: Context, _: ()| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                let mut texts = Vec::new();
+                while texts.len() < 2 {
+                    if let Received::Messages(messages) = ctx.receive(None, 1).await? {
+                        texts.extend(messages.into_iter().map(|m| String::from_utf8_lossy(&m.payload).into_owned()));
+                    }
+                }
+                Ok::<_, Failure>(texts)
+            }
+        },
+    );
+    let running = worker.start().await.expect("the worker starts");
+    let first = client.send("chat", "ann", &"one", SendOptions::default()).await.expect("accepted");
+    loop {
+        let counts = client.engine().submit(TENANT, Command::Count).await.expect("counted").0;
+        if matches!(counts, mainspring_core::Reply::Counts(counts) if counts.tasks_suspended == 1) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let second = client.send("chat", "ann", &"two", SendOptions::default()).await.expect("accepted");
+    assert_eq!(first.run, second.run);
+    let texts: Vec<String> = client.wait(first.run).await.expect("the run completes");
+    assert_eq!(texts, ["\"one\"", "\"two\""]);
+    assert_eq!(invocations.load(Ordering::SeqCst), 2, "replayed exactly once");
+    running.stop().await;
+    close(client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superseded_run_hands_every_message_to_its_successor() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let client = open(dir.path()).await;
+    let worker = Worker::new(client.clone(), "w").function(inbox("chat"), |ctx: Context, _: ()| async move {
+        let Received::Messages(messages) = ctx.receive(None, 10).await? else { return Ok(0) };
+        let count = messages.len();
+        let interrupted: bool = ctx
+            .run("think", || async {
+                let limit = tokio::time::sleep(Duration::from_millis(300));
+                Ok(tokio::select! { () = ctx.message_waits() => true, () = limit => false })
+            })
+            .await?;
+        if interrupted || !ctx.close_inbox(false).await? {
+            return Err(Failure::Supersede("a message came".into()));
+        }
+        Ok(count)
+    });
+    let running = worker.start().await.expect("the worker starts");
+    let first = client.send("chat", "ann", &1, SendOptions::default()).await.expect("accepted");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.send("chat", "ann", &2, SendOptions::default()).await.expect("accepted");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.send("chat", "ann", &3, SendOptions::default()).await.expect("accepted");
+    let mut run = first.run;
+    let count: usize = loop {
+        let row = client.engine().wait_run(TENANT, run).await.expect("it ends");
+        match row.superseded_by {
+            Some(next) => run = next,
+            None => break client.wait(run).await.expect("it completes"),
+        }
+    };
+    assert_eq!(count, 3);
+    running.stop().await;
+    close(client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_code_parks_the_run_and_says_where() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let client = open(dir.path()).await;
+    let def = WorkflowDef::single("job", true);
+    let worker = Worker::new(client.clone(), "w").function(def.clone(), |ctx: Context, _: ()| async move {
+        let _: u32 = ctx.run("charge", || async { Ok(1) }).await?;
+        let _: Option<()> = ctx.wait_signal("never", None).await?;
+        Ok::<_, Failure>(())
+    });
+    let running = worker.start().await.expect("the worker starts");
+    let run = client.start("job", &()).await.expect("started");
+    wait_until(&client, run, |row, _| row.started_at.is_some()).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    running.stop().await;
+    let worker = Worker::new(client.clone(), "w").function(def, |ctx: Context, _: ()| async move {
+        let _: u32 = ctx.run("refund", || async { Ok(1) }).await?;
+        Ok::<_, Failure>(())
+    });
+    let running = worker.start().await.expect("the changed worker starts");
+    let error = wait_until(&client, run, |row, _| row.error.is_some()).await;
+    assert!(error.contains("position 0") && error.contains("refund") && error.contains("charge"), "{error}");
+    running.stop().await;
+    close(client).await;
+}
+
+async fn wait_until(
+    client: &Client,
+    run: RunId,
+    is_so: impl Fn(&mainspring_core::row::RunRow, &Client) -> bool,
+) -> String {
+    loop {
+        let row = client.engine().read(TENANT, move |reader| reader.run(TENANT, run)).await.expect("readable");
+        if let Some(row) = row.filter(|row| is_so(row, client)) {
+            return row.error.unwrap_or_default();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_retries_keys_and_events_work_together() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let client = open(dir.path()).await;
+    let tries = Arc::new(AtomicU32::new(0));
+    let counted = tries.clone();
+    let mut flaky = WorkflowDef::single("flaky", false);
+    flaky.tasks[0].retry = RetryRule { attempts_max: 3, backoff_ms: 1, backoff_percent: 200, backoff_max_ms: 10 };
+    flaky.key = Some(KeyRule { runs_max: 1, strategy: KeyStrategy::Queue });
+    let worker = Worker::new(client.clone(), "w")
+        .task(flaky, move |task: TaskContext, add: u32| {
+            let nth = counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                if task.attempt < 3 && nth < 2 { Err(Failure::retryable("not yet")) } else { Ok(add + task.attempt) }
+            }
+        })
+        .function(WorkflowDef::single("parent", true), |ctx: Context, key: String| async move {
+            let options = || SpawnOptions { key: Some(key.clone()), on_parent_end: OnParentEnd::Cancel, priority: None };
+            let one = ctx.spawn("flaky", &10, options()).await?;
+            let two = ctx.spawn("flaky", &20, options()).await?;
+            let sum = one.result::<u32>().await? + two.result::<u32>().await?;
+            let policy = RetryPolicy {
+                attempts_max: 2,
+                backoff: Duration::from_millis(1),
+                backoff_max: Duration::from_millis(1),
+            };
+            let retried: u32 = ctx
+                .run_retrying("shaky", policy, |attempt| async move {
+                    if attempt == 1 { Err(Failure::retryable("once")) } else { Ok(attempt) }
+                })
+                .await?;
+            ctx.emit("sum.known", &sum).await?;
+            let told: Option<u32> = ctx.wait_for("sum.confirmed", Some("here"), Some(Duration::from_secs(10))).await?;
+            Ok::<_, Failure>((sum, retried, told))
+        });
+    let running = worker.start().await.expect("the worker starts");
+    let options = StartOptions { idempotency_key: Some("once".into()), ..StartOptions::default() };
+    let run = client.start_with("parent", &"k", options.clone()).await.expect("started");
+    assert_eq!(run, client.start_with("parent", &"k", options).await.expect("the same again"));
+    loop {
+        // Scoped waits are not satisfied by other scopes; emit to both until the run is through.
+        client.emit("sum.confirmed", Some("elsewhere"), &1).await.expect("emitted");
+        client.emit("sum.confirmed", Some("here"), &2).await.expect("emitted");
+        let row = client.engine().read(TENANT, move |reader| reader.run(TENANT, run)).await.expect("readable");
+        if row.is_some_and(|row| row.state.ended()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (sum, retried, told): (u32, u32, Option<u32>) = client.wait(run).await.expect("completes");
+    assert_eq!((sum, retried, told), (10 + 3 + 20 + 1, 2, Some(2)));
+    running.stop().await;
+    close(client).await;
+}

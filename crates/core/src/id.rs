@@ -1,0 +1,178 @@
+//! A type for each id, so that no two kinds can be mixed up.
+//!
+//! Ids are 128 bits in UUID version 7 form (RFC 9562): the first 48 bits are milliseconds since the Unix epoch, so rows
+//! keyed by them are inserted in time order, which is what keeps large tables fast.
+
+use alloc::string::String;
+use core::fmt;
+use core::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since the Unix epoch.
+pub type Ms = u64;
+
+/// The text given is not a UUID.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an id: expected 32 hexadecimal digits with or without hyphens, like 0191e0c5-7a2b-7c3d-8e4f-a1b2c3d4e5f6")]
+pub struct NotAnId;
+
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u128);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write_uuid(self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write_uuid(self.0, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NotAnId;
+
+            fn from_str(text: &str) -> Result<Self, NotAnId> {
+                parse_uuid(text).map($name)
+            }
+        }
+
+        impl $name {
+            /// The 16 bytes of this id, most significant first, so that byte order is id order.
+            pub fn to_bytes(self) -> [u8; 16] {
+                self.0.to_be_bytes()
+            }
+        }
+    };
+}
+
+id_type!(
+    /// A tenant: the unit of isolation, and of placement on a partition.
+    TenantId
+);
+id_type!(
+    /// One execution of a workflow version.
+    RunId
+);
+id_type!(
+    /// One message accepted into an inbox.
+    MessageId
+);
+id_type!(
+    /// One stored input, output or result.
+    PayloadId
+);
+id_type!(
+    /// One connected worker process.
+    WorkerId
+);
+id_type!(
+    /// One API token.
+    TokenId
+);
+id_type!(
+    /// One immutable version of a workflow definition, derived from its content.
+    VersionId
+);
+
+/// One task of a run: the run and the task's place in the workflow version.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId {
+    /// The run this task belongs to.
+    pub run: RunId,
+    /// The task's index in the workflow version's list, counted from 0.
+    pub index: u16,
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.run, self.index)
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Mints ids from a command's moment. The same moment always gives the same ids.
+#[derive(Debug, Clone)]
+pub struct Ids {
+    now: Ms,
+    seed: u128,
+    minted: u64,
+}
+
+impl Ids {
+    /// Starts minting for a command decided at `now` with this `seed`, which no other command may share.
+    pub fn new(now: Ms, seed: u128) -> Self {
+        Ids { now, seed, minted: 0 }
+    }
+
+    /// The next id, in UUID version 7 form.
+    pub fn mint(&mut self) -> u128 {
+        self.minted += 1;
+        let low = mix((self.seed as u64).wrapping_add(self.minted.wrapping_mul(0xd134_2543_de82_ef95)));
+        let high = mix(((self.seed >> 64) as u64) ^ self.minted.rotate_left(32) ^ low);
+        let time = u128::from(self.now & 0xffff_ffff_ffff) << 80;
+        let version = 0x7_u128 << 76;
+        let a = u128::from(high & 0xfff) << 64;
+        let variant = 0b10_u128 << 62;
+        time | version | a | variant | u128::from(low >> 2)
+    }
+}
+
+/// The finaliser of SplitMix64: a bijection, so distinct inputs never collide in its 64 bits.
+/// Distinct inputs give distinct outputs.
+pub fn mix(input: u64) -> u64 {
+    let mut z = input.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// A 64-bit FNV-1a hash: stable across releases and machines, for fingerprints that are stored.
+pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut eat = |byte: u8| {
+        hash ^= u64::from(byte);
+        hash = hash.wrapping_mul(0x0000_0100_0000_01b3);
+    };
+    for part in parts {
+        // The length goes in first, so that ("ab", "c") and ("a", "bc") differ.
+        (part.len() as u64).to_le_bytes().into_iter().for_each(&mut eat);
+        part.iter().copied().for_each(&mut eat);
+    }
+    hash
+}
+
+fn write_uuid(value: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        (value >> 96) as u32,
+        (value >> 80) as u16,
+        (value >> 64) as u16,
+        (value >> 48) as u16,
+        value & 0xffff_ffff_ffff
+    )
+}
+
+fn parse_uuid(text: &str) -> Result<u128, NotAnId> {
+    if !text.is_ascii() || text.len() > 36 {
+        return Err(NotAnId);
+    }
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    if digits.len() != 32 || digits.starts_with('+') {
+        return Err(NotAnId);
+    }
+    u128::from_str_radix(&digits, 16).map_err(|_| NotAnId)
+}

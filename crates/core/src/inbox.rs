@@ -1,0 +1,257 @@
+//! An inbox: ordered, durable messages for one (workflow, key).
+//!
+//! A message for a key with no live run starts one. A run that ends with messages unread is followed by the next run
+//! for them, in the same decision. No message is ever between two chairs: it is unread, received by the live run, or
+//! done with the run that consumed it. The next run's id is promised as soon as a message comes that the live run will
+//! not take, so that whoever sent it can be told.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::command::Idempotency;
+use crate::effect::Effect;
+use crate::id::{MessageId, RunId, TaskId};
+use crate::journal::{Completion, PendingKind, Received};
+use crate::machine::{Consequence, Step};
+use crate::reply::{Refusal, Reply};
+use crate::row::{self, InboxRow, MessageRow, MessageState, RunState, TaskState};
+use crate::run::NewRun;
+use crate::write::Table;
+
+/// The messages of one (workflow, key) with a live run.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    pub(crate) row: InboxRow,
+    /// Not given to the live run, by their place in the order.
+    pub(crate) unread: BTreeMap<u64, (MessageId, MessageRow)>,
+    /// Given to the live run, which has not ended.
+    pub(crate) received: BTreeMap<u64, (MessageId, MessageRow)>,
+}
+
+impl Step<'_> {
+    pub(crate) fn send_message(
+        &mut self,
+        workflow: &str,
+        key: &str,
+        payload: Bytes,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Reply, Refusal> {
+        if let Some(known) = self.known_request(idempotency.as_ref(), true)?
+            && let Some(message) = known.message
+        {
+            return Ok(Reply::Accepted { message, run: known.run, duplicate: true });
+        }
+        self.check_key("the key", key)?;
+        self.check_payload("the message", &payload)?;
+        let (version, def) = self.current_def(workflow)?;
+        if !def.inbox {
+            return Err(Refusal::NoInbox { name: def.name.clone() });
+        }
+        let place = (workflow.to_owned(), key.to_owned());
+        match self.t.inboxes.get(&place) {
+            Some(inbox) if inbox.unread.len() + inbox.received.len() >= self.limits.inbox_messages_max => {
+                return Err(Refusal::Full {
+                    what: "messages in this inbox",
+                    max: self.limits.inbox_messages_max,
+                    action: "wait until its run has answered some",
+                });
+            }
+            Some(_) => {}
+            None => self.check_live_runs()?,
+        }
+
+        let message = MessageId(self.ids.mint());
+        let payload = self.store_payload(payload);
+        let is_new = !self.t.inboxes.contains_key(&place);
+        let fresh = RunId(self.ids.mint());
+        let inbox = self.t.inboxes.entry(place.clone()).or_insert_with(|| Inbox {
+            row: InboxRow { live: fresh, closed: false, successor: None, next_seq: 0 },
+            unread: BTreeMap::new(),
+            received: BTreeMap::new(),
+        });
+        let seq = inbox.row.next_seq;
+        inbox.row.next_seq += 1;
+        let live = inbox.row.live;
+        let run = if inbox.row.closed { *inbox.row.successor.get_or_insert(fresh) } else { live };
+        let row = MessageRow {
+            workflow: workflow.to_owned(),
+            key: key.to_owned(),
+            seq,
+            payload,
+            accepted_at: self.now,
+            state: MessageState::Unread,
+        };
+        self.out.put(Table::Message, &row::key::message(self.tenant, message), &row);
+        inbox.unread.insert(seq, (message, row));
+        self.dirty_inboxes.insert(place);
+        self.remember_request(idempotency, Some(message), run);
+        if def.lifecycle_events.is_some() {
+            let data = Bytes::from(format!("{{\"message_id\":\"{message}\"}}"));
+            self.publish("message.accepted", Some(key.to_owned()), Some(run), data);
+        }
+        if is_new {
+            let key = Some(key.to_owned());
+            self.create_run(NewRun {
+                id: live,
+                version,
+                def,
+                key,
+                priority: None,
+                input: None,
+                parent: None,
+                superseded_from: None,
+            });
+        } else {
+            self.offer_messages(live, seq);
+        }
+        Ok(Reply::Accepted { message, run, duplicate: false })
+    }
+
+    /// Hands unread messages to the live run if it waits for some, or lets its worker know.
+    fn offer_messages(&mut self, live: RunId, seq: u64) {
+        let id = TaskId { run: live, index: 0 };
+        if self.inbox_closed(live) {
+            return;
+        }
+        let Some(task) = self.t.task(id) else { return };
+        let waiting = task.pending.iter().find_map(|(position, pending)| match pending.kind {
+            PendingKind::Receive { messages_max, .. } => Some((*position, messages_max)),
+            PendingKind::Sleep | PendingKind::Event { .. } | PendingKind::Signal { .. } | PendingKind::Child { .. } => {
+                None
+            }
+        });
+        match (waiting, &task.state) {
+            (Some((position, messages_max)), _) => {
+                let messages = self.take_messages(live, messages_max);
+                if !messages.is_empty() {
+                    self.complete_entry(id, position, Completion::Messages(messages));
+                }
+            }
+            (None, TaskState::Running { worker, .. }) => {
+                self.out.effect(Effect::MessageWaits { tenant: self.tenant, worker: *worker, task: id, seq });
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn place_of(&self, run: RunId) -> Option<(String, String)> {
+        let run = self.t.runs.get(&run).filter(|run| run.def.inbox)?;
+        Some((run.def.name.clone(), run.row.key.clone()?))
+    }
+
+    fn inbox_of(&mut self, run: RunId) -> Option<&mut Inbox> {
+        let place = self.place_of(run)?;
+        self.t.inboxes.get_mut(&place).filter(|inbox| inbox.row.live == run)
+    }
+
+    pub(crate) fn inbox_closed(&mut self, run: RunId) -> bool {
+        self.inbox_of(run).is_none_or(|inbox| inbox.row.closed)
+    }
+
+    pub(crate) fn messages_wait(&mut self, run: RunId) -> bool {
+        self.inbox_of(run).is_some_and(|inbox| !inbox.row.closed && !inbox.unread.is_empty())
+    }
+
+    /// The place of the last message that waits unread for this run.
+    pub(crate) fn last_unread(&mut self, run: RunId) -> Option<u64> {
+        let inbox = self.inbox_of(run).filter(|inbox| !inbox.row.closed)?;
+        inbox.unread.last_key_value().map(|(seq, _)| *seq)
+    }
+
+    /// Closes the inbox for its live run. Whatever the run still waits to receive will not come, and it is told so.
+    pub(crate) fn close_inbox(&mut self, run: RunId) {
+        let Some(place) = self.place_of(run) else { return };
+        let Some(inbox) = self.inbox_of(run) else { return };
+        inbox.row.closed = true;
+        self.dirty_inboxes.insert(place);
+        let task = TaskId { run, index: 0 };
+        let Some(row) = self.t.task(task) else { return };
+        for (position, pending) in &row.pending {
+            match pending.kind {
+                PendingKind::Receive { .. } => {
+                    let (position, completion) = (*position, Completion::Closed);
+                    self.agenda.push_back(Consequence::CompleteEntry { task, position, completion });
+                }
+                PendingKind::Sleep
+                | PendingKind::Event { .. }
+                | PendingKind::Signal { .. }
+                | PendingKind::Child { .. } => {}
+            }
+        }
+    }
+
+    /// Gives up to `messages_max` unread messages to the live run, in order.
+    pub(crate) fn take_messages(&mut self, run: RunId, messages_max: u32) -> Vec<Received> {
+        let tenant = self.tenant;
+        let Some(place) = self.place_of(run) else { return Vec::new() };
+        let Some(inbox) = self.t.inboxes.get_mut(&place).filter(|inbox| inbox.row.live == run) else {
+            return Vec::new();
+        };
+        let mut taken = Vec::new();
+        while taken.len() < messages_max as usize {
+            let Some((seq, (id, mut row))) = inbox.unread.pop_first() else { break };
+            row.state = MessageState::Received { run };
+            self.out.put(Table::Message, &row::key::message(tenant, id), &row);
+            taken.push(Received { id, payload: row.payload, accepted_at: row.accepted_at, seq });
+            inbox.received.insert(seq, (id, row));
+        }
+        if let Some(live) = self.t.runs.get_mut(&run)
+            && !taken.is_empty()
+        {
+            live.row.messages += taken.len() as u32;
+            self.dirty_runs.insert(run);
+        }
+        taken
+    }
+
+    /// The live run ended: its messages are done, or go back if it was superseded; what is unread gets a successor.
+    pub(crate) fn leave_inbox(&mut self, run: RunId, how: RunState) {
+        let tenant = self.tenant;
+        let Some(place) = self.place_of(run) else { return };
+        let Some(inbox) = self.t.inboxes.get_mut(&place).filter(|inbox| inbox.row.live == run) else { return };
+        for (seq, (id, mut row)) in core::mem::take(&mut inbox.received) {
+            row.state = if how == RunState::Superseded { MessageState::Unread } else { MessageState::Done { run } };
+            self.out.put(Table::Message, &row::key::message(tenant, id), &row);
+            if how == RunState::Superseded {
+                inbox.unread.insert(seq, (id, row));
+            }
+        }
+        self.dirty_inboxes.insert(place.clone());
+        if inbox.unread.is_empty() {
+            self.t.inboxes.remove(&place);
+            if how == RunState::Superseded {
+                self.publish_superseded(run, None);
+            }
+            return;
+        }
+        let successor = inbox.row.successor.take().unwrap_or_else(|| RunId(self.ids.mint()));
+        inbox.row.live = successor;
+        inbox.row.closed = false;
+        if how == RunState::Superseded {
+            if let Some(ended) = self.t.runs.get_mut(&run) {
+                ended.row.superseded_by = Some(successor);
+            }
+            self.publish_superseded(run, Some(successor));
+        }
+        let (workflow, key) = place;
+        // The workflow may have a new version by now; new runs use it. Its old version is the fallback.
+        let old = self.t.runs.get(&run).map(|run| (run.row.version, run.def.clone()));
+        let found = self.current_def(&workflow).ok().filter(|(_, def)| def.inbox).or(old);
+        let Some((version, def)) = found else { return };
+        self.create_run(NewRun {
+            id: successor,
+            version,
+            def,
+            key: Some(key),
+            priority: None,
+            input: None,
+            parent: None,
+            superseded_from: (how == RunState::Superseded).then_some(run),
+        });
+    }
+}

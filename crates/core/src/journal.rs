@@ -1,0 +1,605 @@
+//! The journal of a durable task: what it asked, in order, and what came of it.
+//!
+//! An entry is complete at once (a step's result, an emitted event) or pending (a sleep, a wait, a child). Re-run from
+//! the top, a function asks the same in the same order and reads the answers back. Complete entries are not resident;
+//! pending ones live in the task's row, because timers, inboxes and children must find them.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Claim, Fact, Facts, Need};
+use crate::effect::Effect;
+use crate::id::{MessageId, Ms, RunId, TaskId};
+use crate::machine::{Consequence, End, Step};
+use crate::reply::{Refusal, Reply};
+use crate::row::{self, JournalRow, OnParentEnd, Parent, PayloadRef, RunState, TaskState};
+use crate::run::NewRun;
+use crate::timer::TimerKey;
+use crate::write::Table;
+
+/// What a durable function may ask of its journal.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Records the result of a step the function has carried out.
+    Run {
+        /// The step's name.
+        name: String,
+        /// What came of it.
+        result: Result<Bytes, String>,
+    },
+    /// Waits for a while.
+    Sleep {
+        /// How long.
+        duration_ms: u64,
+    },
+    /// Takes messages from the run's inbox, waiting if there is none.
+    Receive {
+        /// How long to wait at most. `None` waits for ever; 0 only looks.
+        timeout_ms: Option<u64>,
+        /// How many to take at most, at least 1.
+        messages_max: u32,
+        /// Whether, when nothing came in time, the inbox closes for this run in the same decision.
+        close_on_timeout: bool,
+    },
+    /// Asks whether a message waits, without taking it. True stays true until it is received.
+    Peek,
+    /// Declares that this run takes no more messages. They go to its successor.
+    Close {
+        /// Close even if unread messages wait; otherwise they win and the inbox stays open.
+        force: bool,
+    },
+    /// Waits for an event.
+    WaitEvent {
+        /// Its name.
+        name: String,
+        /// Its scope. `None` takes events of any scope.
+        scope: Option<String>,
+        /// How long to wait at most.
+        timeout_ms: Option<u64>,
+    },
+    /// Waits for a signal, or takes one that came already.
+    WaitSignal {
+        /// Its name.
+        name: String,
+        /// How long to wait at most.
+        timeout_ms: Option<u64>,
+    },
+    /// Starts a child run.
+    Spawn {
+        /// Of which workflow.
+        workflow: String,
+        /// What serialises it.
+        key: Option<String>,
+        /// Its input.
+        input: Bytes,
+        /// Higher goes first.
+        priority: Option<u8>,
+        /// Complete at once with the child's id, rather than with the child's end.
+        detached: bool,
+        /// What happens to it when this run ends first.
+        on_parent_end: OnParentEnd,
+    },
+    /// Sends a signal to another run of the tenant.
+    Signal {
+        /// Which run.
+        run: RunId,
+        /// The signal's name.
+        name: String,
+        /// With what.
+        payload: Bytes,
+    },
+    /// Tells that something happened.
+    Emit {
+        /// Its name.
+        name: String,
+        /// What it concerns. `None` takes the run's key.
+        scope: Option<String>,
+        /// Its data.
+        data: Bytes,
+    },
+    /// Cancels another run of the tenant.
+    Cancel {
+        /// Which run.
+        run: RunId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The kind of a journal entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// A step's result.
+    Run,
+    /// A sleep.
+    Sleep,
+    /// Messages taken.
+    Receive,
+    /// A look at the inbox.
+    Peek,
+    /// The inbox closed.
+    Close,
+    /// A wait for an event.
+    WaitEvent,
+    /// A wait for a signal.
+    WaitSignal,
+    /// A child.
+    Spawn,
+    /// A signal sent.
+    Signal,
+    /// An event emitted.
+    Emit,
+    /// Another run cancelled.
+    Cancel,
+}
+
+impl EntryKind {
+    /// The word used in APIs and errors.
+    pub fn word(self) -> &'static str {
+        match self {
+            EntryKind::Run => "run",
+            EntryKind::Sleep => "sleep",
+            EntryKind::Receive => "receive",
+            EntryKind::Peek => "peek",
+            EntryKind::Close => "close",
+            EntryKind::WaitEvent => "wait_event",
+            EntryKind::WaitSignal => "wait_signal",
+            EntryKind::Spawn => "spawn",
+            EntryKind::Signal => "signal",
+            EntryKind::Emit => "emit",
+            EntryKind::Cancel => "cancel",
+        }
+    }
+}
+
+/// A message as a run receives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// Its id.
+    pub id: MessageId,
+    /// What it says.
+    pub payload: PayloadRef,
+    /// When it was accepted.
+    pub accepted_at: Ms,
+    /// Its place in the inbox's order.
+    pub seq: u64,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildEnd {
+    /// Which child.
+    pub run: RunId,
+    /// How.
+    pub state: RunState,
+    /// What it ended with.
+    pub output: Option<PayloadRef>,
+    /// Why it failed or was cancelled.
+    pub error: Option<String>,
+}
+
+/// What came of a journal entry. Once recorded it never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Completion {
+    /// It is done and there is nothing to say.
+    Unit,
+    /// Yes or no.
+    Bool(bool),
+    /// A stored value.
+    Value(PayloadRef),
+    /// It failed.
+    Failed(String),
+    /// Messages, in order, at least one.
+    Messages(Vec<Received>),
+    /// Nothing came in time.
+    TimedOut,
+    /// The inbox is closed for this run: nothing more will come.
+    Closed,
+    /// A child was started.
+    Spawned(RunId),
+    /// A child ended.
+    Child(ChildEnd),
+}
+
+/// What a pending entry waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PendingKind {
+    /// Its deadline.
+    Sleep,
+    /// Messages.
+    Receive {
+        /// How many at most.
+        messages_max: u32,
+        /// Whether its timeout closes the inbox.
+        close_on_timeout: bool,
+    },
+    /// An event.
+    Event {
+        /// Its name.
+        name: String,
+        /// Its scope, or any.
+        scope: Option<String>,
+    },
+    /// A signal.
+    Signal {
+        /// Its name.
+        name: String,
+    },
+    /// A child's end.
+    Child {
+        /// Which child.
+        run: RunId,
+    },
+}
+
+/// A pending entry: enough to complete its row without reading it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The entry's kind.
+    pub entry: EntryKind,
+    /// The entry's label.
+    pub label: String,
+    /// The entry's fingerprint.
+    pub fingerprint: u64,
+    /// When it was asked.
+    pub requested_at: Ms,
+    /// When it times out, or for a sleep: ends.
+    pub deadline: Option<Ms>,
+    /// What it waits for.
+    pub kind: PendingKind,
+}
+
+impl Request {
+    /// Kind, label and fingerprint: what must be the same when the function is re-run.
+    pub fn identity(&self) -> (EntryKind, String, u64) {
+        let optional = |text: &Option<String>| text.as_deref().unwrap_or("").to_owned();
+        match self {
+            // A step's result and a wait's length may differ on replay; what they are called may not.
+            Request::Run { name, .. } => named(EntryKind::Run, name, &[]),
+            Request::Sleep { .. } => named(EntryKind::Sleep, "", &[]),
+            Request::Receive { .. } => named(EntryKind::Receive, "", &[]),
+            Request::Peek => named(EntryKind::Peek, "", &[]),
+            Request::Close { .. } => named(EntryKind::Close, "", &[]),
+            Request::WaitEvent { name, scope, .. } => named(EntryKind::WaitEvent, name, &[optional(scope).as_bytes()]),
+            Request::WaitSignal { name, .. } => named(EntryKind::WaitSignal, name, &[]),
+            Request::Spawn { workflow, key, input, .. } => {
+                named(EntryKind::Spawn, workflow, &[optional(key).as_bytes(), input])
+            }
+            Request::Signal { run, name, .. } => named(EntryKind::Signal, name, &[&run.to_bytes()]),
+            Request::Emit { name, .. } => named(EntryKind::Emit, name, &[]),
+            Request::Cancel { run, .. } => named(EntryKind::Cancel, &run.to_string(), &[]),
+        }
+    }
+}
+
+fn named(kind: EntryKind, label: &str, more: &[&[u8]]) -> (EntryKind, String, u64) {
+    let parts = [kind.word().as_bytes(), label.as_bytes()];
+    (kind, label.to_owned(), crate::id::fingerprint(parts.into_iter().chain(more.iter().copied())))
+}
+
+/// How an entry is called in an error.
+pub fn describe(kind: EntryKind, label: &str) -> String {
+    if label.is_empty() { kind.word().to_owned() } else { format!("{} {label:?}", kind.word()) }
+}
+
+enum Begun {
+    Done(Completion),
+    Pending(PendingKind, Option<Ms>),
+}
+
+impl Step<'_> {
+    pub(crate) fn journal(
+        &mut self,
+        claim: Claim,
+        position: u32,
+        request: Request,
+        facts: &Facts,
+    ) -> Result<Reply, Refusal> {
+        let next = self.claimed(&claim)?.journal_len;
+        let run = self.t.runs.get(&claim.task.run).ok_or(Refusal::NoRun { run: claim.task.run })?;
+        if !run.def.tasks[usize::from(claim.task.index)].durable {
+            return Err(Refusal::NotDurable { task: claim.task });
+        }
+        if position < next {
+            return self.journal_again(claim.task, position, &request, facts);
+        }
+        if position > next {
+            return Err(Refusal::JournalGap { position, next });
+        }
+        self.check_request(claim.task, &request)?;
+
+        let (entry, label, fingerprint) = request.identity();
+        let now = self.now;
+        let begun = self.begin_entry(claim.task, position, request);
+        let done = match &begun {
+            Begun::Done(completion) => Some((now, completion.clone())),
+            Begun::Pending(..) => None,
+        };
+        let row = JournalRow { kind: entry, label: label.clone(), fingerprint, requested_at: now, done };
+        self.out.put(Table::Journal, &row::key::journal(self.tenant, claim.task, position), &row);
+        if let Some(task) = self.t.task_mut(claim.task) {
+            task.journal_len += 1;
+            // A recorded entry is progress: whatever took workers away before was not this task stuck.
+            task.losses = 0;
+        }
+        self.dirty_task(claim.task);
+        match begun {
+            Begun::Done(completion) => Ok(Reply::EntryDone(completion)),
+            Begun::Pending(kind, deadline) => {
+                let child = match &kind {
+                    PendingKind::Child { run } => Some(*run),
+                    PendingKind::Sleep
+                    | PendingKind::Receive { .. }
+                    | PendingKind::Event { .. }
+                    | PendingKind::Signal { .. } => None,
+                };
+                if let PendingKind::Event { name, scope } = &kind {
+                    let waits = self.t.event_waits.entry(name.clone()).or_default();
+                    waits.entry(scope.clone()).or_default().insert((claim.task, position));
+                }
+                if let Some(deadline) = deadline {
+                    self.timers.set(deadline, self.tenant, TimerKey::Entry(claim.task, position));
+                }
+                if let Some(task) = self.t.task_mut(claim.task) {
+                    let pending = Pending { entry, label, fingerprint, requested_at: now, deadline, kind };
+                    task.pending.insert(position, pending);
+                }
+                Ok(Reply::EntryPending { child })
+            }
+        }
+    }
+
+    /// An entry that exists already: the same question gets the same answer, another question is a mismatch.
+    fn journal_again(
+        &mut self,
+        task: TaskId,
+        position: u32,
+        request: &Request,
+        facts: &Facts,
+    ) -> Result<Reply, Refusal> {
+        let (kind, label, fingerprint) = request.identity();
+        let mismatch =
+            |expected: String| Refusal::JournalMismatch { position, expected, found: describe(kind, &label) };
+        let pending = self.t.task(task).and_then(|row| row.pending.get(&position));
+        if let Some(pending) = pending {
+            if (pending.entry, pending.fingerprint) != (kind, fingerprint) {
+                return Err(mismatch(describe(pending.entry, &pending.label)));
+            }
+            let child = match &pending.kind {
+                PendingKind::Child { run } => Some(*run),
+                PendingKind::Sleep
+                | PendingKind::Receive { .. }
+                | PendingKind::Event { .. }
+                | PendingKind::Signal { .. } => None,
+            };
+            return Ok(Reply::EntryPending { child });
+        }
+        match facts.get(&Need::Journal(task, position)) {
+            Some(Fact::Journal(JournalRow { kind: k, fingerprint: f, done: Some((_, completion)), .. }))
+                if (*k, *f) == (kind, fingerprint) =>
+            {
+                Ok(Reply::EntryDone(completion.clone()))
+            }
+            Some(Fact::Journal(row)) => Err(mismatch(describe(row.kind, &row.label))),
+            _ => Err(mismatch("an entry that could not be read".to_owned())),
+        }
+    }
+
+    fn check_request(&self, id: TaskId, request: &Request) -> Result<(), Refusal> {
+        let task = self.t.task(id).ok_or(Refusal::NoRun { run: id.run })?;
+        if task.journal_len >= self.limits.journal_entries_max {
+            return Err(Refusal::Full {
+                what: "entries in this task's journal",
+                max: self.limits.journal_entries_max as usize,
+                action: "end the function and continue in a new run with the state it needs",
+            });
+        }
+        if task.pending.len() >= self.limits.pending_entries_max {
+            return Err(Refusal::Full {
+                what: "journal entries pending at once",
+                max: self.limits.pending_entries_max,
+                action: "wait for some before asking for more",
+            });
+        }
+        let in_inbox_run = || {
+            let run = self.t.runs.get(&id.run).ok_or(Refusal::NoRun { run: id.run })?;
+            if run.def.inbox { Ok(()) } else { Err(Refusal::NoInbox { name: run.def.name.clone() }) }
+        };
+        match request {
+            Request::Run { name, result } => {
+                self.check_label("the step's name", name)?;
+                match result {
+                    Ok(value) => self.check_payload("the step's result", value),
+                    Err(error) if error.len() > self.limits.event_bytes_max => Err(Refusal::TooLarge {
+                        what: "the step's error",
+                        found: error.len(),
+                        max: self.limits.event_bytes_max,
+                    }),
+                    Err(_) => Ok(()),
+                }
+            }
+            Request::Sleep { .. } => Ok(()),
+            Request::Receive { messages_max: 0, .. } => Err(Refusal::Empty { what: "messages_max of a receive" }),
+            Request::Receive { .. } | Request::Peek | Request::Close { .. } => in_inbox_run(),
+            Request::WaitEvent { name, scope, .. } => {
+                self.check_label("the event's name", name)?;
+                scope.as_deref().map_or(Ok(()), |scope| self.check_key("the event's scope", scope))
+            }
+            Request::WaitSignal { name, .. } => self.check_label("the signal's name", name),
+            Request::Spawn { workflow, key, input, .. } => {
+                self.check_payload("the child's input", input)?;
+                let (_, def) = self.current_def(workflow)?;
+                self.check_start(&def, key.as_deref())
+            }
+            Request::Signal { name, payload, .. } => {
+                self.check_label("the signal's name", name)?;
+                self.check_payload("the signal's payload", payload)
+            }
+            Request::Emit { name, scope, data } => self.check_event(name, scope.as_deref(), data),
+            Request::Cancel { .. } => Ok(()),
+        }
+    }
+
+    /// Carries a checked request out as far as it goes now.
+    fn begin_entry(&mut self, id: TaskId, position: u32, request: Request) -> Begun {
+        let deadline = |now: Ms, timeout: Option<u64>| timeout.map(|timeout| now.saturating_add(timeout));
+        let now = self.now;
+        match request {
+            Request::Run { result: Ok(value), .. } => Begun::Done(Completion::Value(self.store_payload(value))),
+            Request::Run { result: Err(error), .. } => Begun::Done(Completion::Failed(error)),
+            Request::Sleep { duration_ms: 0 } => Begun::Done(Completion::Unit),
+            Request::Sleep { duration_ms } => Begun::Pending(PendingKind::Sleep, deadline(now, Some(duration_ms))),
+            Request::Receive { timeout_ms, messages_max, close_on_timeout } => {
+                if self.inbox_closed(id.run) {
+                    return Begun::Done(Completion::Closed);
+                }
+                let messages = self.take_messages(id.run, messages_max);
+                if !messages.is_empty() {
+                    return Begun::Done(Completion::Messages(messages));
+                }
+                if timeout_ms == Some(0) {
+                    if close_on_timeout {
+                        self.close_inbox(id.run);
+                    }
+                    return Begun::Done(Completion::TimedOut);
+                }
+                Begun::Pending(PendingKind::Receive { messages_max, close_on_timeout }, deadline(now, timeout_ms))
+            }
+            Request::Peek => Begun::Done(Completion::Bool(self.messages_wait(id.run))),
+            Request::Close { force } => {
+                if self.messages_wait(id.run) && !force {
+                    return Begun::Done(Completion::Bool(false));
+                }
+                self.close_inbox(id.run);
+                Begun::Done(Completion::Bool(true))
+            }
+            Request::WaitEvent { name, scope, timeout_ms } => {
+                Begun::Pending(PendingKind::Event { name, scope }, deadline(now, timeout_ms))
+            }
+            Request::WaitSignal { name, timeout_ms } => match self.take_signal(id, &name) {
+                Some(payload) => Begun::Done(Completion::Value(payload)),
+                None => Begun::Pending(PendingKind::Signal { name }, deadline(now, timeout_ms)),
+            },
+            Request::Spawn { workflow, key, input, priority, detached, on_parent_end } => {
+                let (version, def) = match self.current_def(&workflow) {
+                    Ok(found) => found,
+                    Err(refusal) => return Begun::Done(Completion::Failed(refusal.to_string())),
+                };
+                let child = RunId(self.ids.mint());
+                let input = Some(self.store_payload(input));
+                let parent = (!detached || on_parent_end == OnParentEnd::Cancel).then_some(Parent {
+                    task: id,
+                    position,
+                    on_end: on_parent_end,
+                });
+                let new = NewRun { id: child, version, def, key, priority, input, parent, superseded_from: None };
+                self.create_run(new);
+                if detached {
+                    Begun::Done(Completion::Spawned(child))
+                } else {
+                    Begun::Pending(PendingKind::Child { run: child }, None)
+                }
+            }
+            Request::Signal { run, name, payload } => match self.signal_run(run, name, payload, &Facts::new()) {
+                Ok(_) => Begun::Done(Completion::Unit),
+                Err(refusal) => Begun::Done(Completion::Failed(refusal.to_string())),
+            },
+            Request::Emit { name, scope, data } => {
+                let scope = scope.or_else(|| self.t.runs.get(&id.run).and_then(|run| run.row.key.clone()));
+                self.publish(&name, scope, Some(id.run), data);
+                Begun::Done(Completion::Unit)
+            }
+            Request::Cancel { run, reason } => {
+                let error = Some(self.kept_text(reason));
+                let end = End { state: RunState::Cancelled, output: None, error };
+                self.agenda.push_back(Consequence::EndRun { run, end });
+                Begun::Done(Completion::Unit)
+            }
+        }
+    }
+
+    fn take_signal(&mut self, id: TaskId, name: &str) -> Option<PayloadRef> {
+        let task = self.t.task_mut(id)?;
+        let index = task.signals.iter().position(|(waiting, _)| waiting == name)?;
+        task.signals.remove(index).map(|(_, payload)| payload)
+    }
+
+    /// Completes a pending entry: records what came of it and lets the function know, wherever it is.
+    pub(crate) fn complete_entry(&mut self, id: TaskId, position: u32, completion: Completion) {
+        let (now, tenant) = (self.now, self.tenant);
+        let Some(task) = self.t.task_mut(id) else { return };
+        let Some(pending) = task.pending.remove(&position) else { return };
+        let (state, invocation) = (task.state.clone(), task.invocation);
+        self.forget_pending(id, position, &pending);
+        let row = JournalRow {
+            kind: pending.entry,
+            label: pending.label,
+            fingerprint: pending.fingerprint,
+            requested_at: pending.requested_at,
+            done: Some((now, completion.clone())),
+        };
+        self.out.put(Table::Journal, &row::key::journal(tenant, id, position), &row);
+        self.dirty_task(id);
+        match state {
+            TaskState::Running { worker, .. } => {
+                self.out.effect(Effect::EntryDone { tenant, worker, task: id, invocation, position, completion });
+            }
+            TaskState::Suspended { .. } => self.wake(id),
+            // Queued, in backoff or parked: it will read the entry when it runs again.
+            TaskState::Blocked
+            | TaskState::Queued { .. }
+            | TaskState::Backoff { .. }
+            | TaskState::Parked
+            | TaskState::Completed
+            | TaskState::Failed
+            | TaskState::Cancelled => {}
+        }
+    }
+
+    fn forget_pending(&mut self, id: TaskId, position: u32, pending: &Pending) {
+        if let Some(deadline) = pending.deadline {
+            self.timers.unset(deadline, self.tenant, TimerKey::Entry(id, position));
+        }
+        if let PendingKind::Event { name, scope } = &pending.kind
+            && let Some(waits) = self.t.event_waits.get_mut(name)
+        {
+            if let Some(of_scope) = waits.get_mut(scope) {
+                of_scope.remove(&(id, position));
+                if of_scope.is_empty() {
+                    waits.remove(scope);
+                }
+            }
+            if waits.is_empty() {
+                self.t.event_waits.remove(name);
+            }
+        }
+    }
+
+    /// The task ended: nothing waits for its pending entries any more.
+    pub(crate) fn drop_pending(&mut self, id: TaskId) {
+        for position in self.pending_positions(id) {
+            let Some(pending) = self.t.task_mut(id).and_then(|task| task.pending.remove(&position)) else { continue };
+            self.forget_pending(id, position, &pending);
+        }
+    }
+
+    pub(crate) fn entry_due(&mut self, id: TaskId, position: u32) {
+        let Some(pending) = self.t.task(id).and_then(|task| task.pending.get(&position)) else { return };
+        let completion = match &pending.kind {
+            PendingKind::Sleep => Completion::Unit,
+            PendingKind::Receive { close_on_timeout, .. } => {
+                if *close_on_timeout {
+                    self.close_inbox(id.run);
+                }
+                Completion::TimedOut
+            }
+            PendingKind::Event { .. } | PendingKind::Signal { .. } | PendingKind::Child { .. } => Completion::TimedOut,
+        };
+        self.complete_entry(id, position, completion);
+    }
+}

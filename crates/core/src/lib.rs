@@ -1,0 +1,42 @@
+//! The rules of Mainspring: a deterministic state machine that turns a [`Command`] into a reply, writes and effects.
+//!
+//! What this crate does not know: how a log is kept, which clock is right, what a thread, a socket or a file is. It is
+//! `no_std`, so the compiler holds that: there is no clock to read, no randomly seeded map to iterate, no I/O to do.
+//! Time, ids and chance come in with the command as a [`Moment`]; facts that are not resident come in as [`Facts`].
+//!
+//! Reading order: [`command`] (what may be asked), [`write`] (what is recorded), [`effect`] (what the world must do),
+//! [`reply`] (what is answered), then one file per noun: [`run`], [`task`], [`journal`], [`inbox`], [`key`], [`event`],
+//! [`timer`], [`worker`], [`idempotency`], [`token`]. [`machine`] ties them together.
+
+#![no_std]
+
+extern crate alloc;
+
+pub mod command;
+pub mod effect;
+pub mod event;
+pub mod id;
+pub mod idempotency;
+pub mod inbox;
+pub mod journal;
+pub mod key;
+pub mod limit;
+pub mod machine;
+pub mod recover;
+pub mod reply;
+pub mod row;
+pub mod run;
+pub mod task;
+pub mod tenant;
+pub mod timer;
+pub mod token;
+pub mod worker;
+pub mod workflow;
+pub mod write;
+
+pub use crate::command::{Command, Fact, Facts, Need};
+pub use crate::effect::Effect;
+pub use crate::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
+pub use crate::machine::{Core, Moment};
+pub use crate::reply::{Refusal, Reply};
+pub use crate::write::{Out, Table};

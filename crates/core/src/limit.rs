@@ -1,0 +1,75 @@
+//! Every limit of the core, written once, with its unit and its reason.
+
+/// Limits that hold for each tenant of a partition. Each refusal that comes of one names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one payload (input, output, message body, step result). 4 MiB is also what gRPC peers send at most.
+    pub payload_bytes_max: usize,
+    /// Messages waiting in or received by the live run of one inbox. A person cannot type more; a loop can.
+    pub inbox_messages_max: usize,
+    /// Runs waiting behind one key.
+    pub key_queue_max: usize,
+    /// Runs of one tenant that have not ended. Bounds what is resident.
+    pub live_runs_max: usize,
+    /// Entries in one task's journal. Replay reads them all, so this bounds the time of a replay.
+    pub journal_entries_max: u32,
+    /// Journal entries of one task that are pending at once.
+    pub pending_entries_max: usize,
+    /// Signals sent to one run and not yet taken.
+    pub signals_max: usize,
+    /// Runs one event may start or wake.
+    pub event_fan_out_max: usize,
+    /// How long a chain of runs may be that start each other by the events of their own start or end within one
+    /// decision.
+    pub trigger_depth_max: u32,
+    /// Bytes of an event's data, which is kept inline, and of a reason or error as it is kept.
+    pub event_bytes_max: usize,
+    /// Bytes of a name: workflow, task, event, signal, label.
+    pub name_bytes_max: usize,
+    /// Bytes of a key, scope or idempotency key.
+    pub key_bytes_max: usize,
+    /// Idempotency keys remembered per tenant at once.
+    pub idempotency_keys_max: usize,
+    /// Milliseconds for which an idempotency key is remembered. Ten minutes is longer than any client's retry.
+    pub idempotency_ttl_ms: u64,
+    /// Workflows per tenant.
+    pub workflows_max: usize,
+    /// Workers per tenant.
+    pub workers_max: usize,
+    /// Tokens per tenant.
+    pub tokens_max: usize,
+    /// Times in a row a task may lose its worker without progress before it fails, so that a task which kills its
+    /// worker cannot do so for ever.
+    pub losses_max: u32,
+    /// Milliseconds a reconnecting worker is given after a restart before its running attempts are given up.
+    pub worker_grace_ms: u64,
+    /// Timers fired by one tick. The rest follow in the next, so that one tick never stalls the partition.
+    pub timers_per_tick_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            payload_bytes_max: 4 * 1024 * 1024,
+            inbox_messages_max: 1_000,
+            key_queue_max: 10_000,
+            live_runs_max: 2_000_000,
+            journal_entries_max: 10_000,
+            pending_entries_max: 1_000,
+            signals_max: 1_000,
+            event_fan_out_max: 1_000,
+            trigger_depth_max: 4,
+            event_bytes_max: 64 * 1024,
+            name_bytes_max: 256,
+            key_bytes_max: 1_024,
+            idempotency_keys_max: 2_000_000,
+            idempotency_ttl_ms: 10 * 60 * 1_000,
+            workflows_max: 10_000,
+            workers_max: 10_000,
+            tokens_max: 10_000,
+            losses_max: 10,
+            worker_grace_ms: 10_000,
+            timers_per_tick_max: 1_000,
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The machine: takes a command, runs the noun it concerns, drains what follows from it, and records what changed.
+//!
+//! Each command becomes a [`Step`]: a borrow of exactly one tenant's state. A rule therefore has no way to touch another
+//! tenant. Consequences (an ended run frees its key, which starts another, which wants a worker ...) are put on the
+//! step's agenda and drained in order, so that cascades neither recurse nor depend on who called whom.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+
+use crate::command::{Command, Facts, Need};
+use crate::id::{Ids, Ms, RunId, TaskId, TenantId, mix};
+use crate::journal::Completion;
+use crate::limit::Limits;
+use crate::reply::{Counts, Refusal, Reply};
+use crate::row::{self, MetaRow, PayloadRef, RunState};
+use crate::tenant::Tenant;
+use crate::timer::{TimerKey, Timers};
+use crate::write::{Out, Table};
+
+/// The time and the chance a command is decided with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Milliseconds since the Unix epoch. The core never goes back behind a time it has decided with.
+    pub now: Ms,
+    /// Unique to the command; all ids it mints derive from it.
+    pub seed: u128,
+}
+
+/// One partition's live state.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) limits: Limits,
+    pub(crate) meta: MetaRow,
+    pub(crate) meta_dirty: bool,
+    pub(crate) tenants: BTreeMap<TenantId, Tenant>,
+    pub(crate) timers: Timers,
+}
+
+/// Something that follows from a decision and is decided with it.
+#[derive(Debug)]
+pub(crate) enum Consequence {
+    EndRun { run: RunId, end: End },
+    BeginRun(RunId),
+    CompleteEntry { task: TaskId, position: u32, completion: Completion },
+    Assign(String),
+}
+
+/// How a run ends.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    pub(crate) state: RunState,
+    pub(crate) output: Option<PayloadRef>,
+    pub(crate) error: Option<String>,
+}
+
+/// One command's borrow of one tenant.
+pub(crate) struct Step<'a> {
+    pub(crate) tenant: TenantId,
+    pub(crate) t: &'a mut Tenant,
+    pub(crate) timers: &'a mut Timers,
+    pub(crate) meta: &'a mut MetaRow,
+    pub(crate) meta_dirty: &'a mut bool,
+    pub(crate) limits: Limits,
+    pub(crate) now: Ms,
+    pub(crate) ids: Ids,
+    pub(crate) out: &'a mut Out,
+    pub(crate) agenda: VecDeque<Consequence>,
+    pub(crate) dirty_runs: BTreeSet<RunId>,
+    pub(crate) dirty_tasks: BTreeSet<TaskId>,
+    pub(crate) dirty_inboxes: BTreeSet<(String, String)>,
+}
+
+impl Core {
+    /// An empty partition.
+    pub fn new(limits: Limits) -> Self {
+        Core {
+            limits,
+            meta: MetaRow::default(),
+            meta_dirty: false,
+            tenants: BTreeMap::new(),
+            timers: Timers::default(),
+        }
+    }
+
+    /// The limits this core holds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// When [`Core::tick`] has something to do.
+    pub fn next_due(&self) -> Option<Ms> {
+        self.timers.next_due()
+    }
+
+    /// The facts a command needs that are not resident. Pure: asking changes nothing.
+    ///
+    /// Facts are loaded from what is durable, so the engine loads them only after everything decided so far is.
+    pub fn needs(&self, tenant: TenantId, command: &Command) -> Option<Need> {
+        let tenant = self.tenants.get(&tenant)?;
+        match command {
+            Command::Journal { claim, position, .. } => tenant.journal_need(claim, *position),
+            Command::Complete { claim, .. } | Command::Fail { claim, .. } | Command::Supersede { claim, .. } => {
+                tenant.ended_task_need(claim)
+            }
+            Command::CancelRun { run, .. } | Command::SignalRun { run, .. } | Command::Explain { run } => {
+                (!tenant.runs.contains_key(run)).then_some(Need::Run(*run))
+            }
+            Command::PutTenant { .. }
+            | Command::PutWorkflow { .. }
+            | Command::StartRun { .. }
+            | Command::ResumeRun { .. }
+            | Command::SendMessage { .. }
+            | Command::EmitEvent { .. }
+            | Command::RegisterWorker { .. }
+            | Command::HeartbeatWorker { .. }
+            | Command::RemoveWorker { .. }
+            | Command::Suspend { .. }
+            | Command::Park { .. }
+            | Command::PutToken { .. }
+            | Command::RevokeToken { .. }
+            | Command::Count => None,
+        }
+    }
+
+    /// Decides one command for one tenant.
+    ///
+    /// What it records and asks for is added to `out`; the reply may be given once that is durable.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; then nothing was recorded and nothing changed.
+    pub fn handle(
+        &mut self,
+        moment: Moment,
+        tenant: TenantId,
+        command: Command,
+        facts: &Facts,
+        out: &mut Out,
+    ) -> Result<Reply, Refusal> {
+        self.advance(moment.now);
+        if let Command::PutTenant { name } = &command {
+            self.put_tenant(tenant, name, out)?;
+            return Ok(Reply::Done);
+        }
+        let recorded = out.op_count();
+        let mut step = self.step(moment, tenant, out).ok_or(Refusal::NoTenant)?;
+        let answer = step.decide(command, facts);
+        match &answer {
+            Ok(_) => step.settle(),
+            Err(refusal) => assert!(step.out.op_count() == recorded, "a refusal records nothing: {refusal:?}"),
+        }
+        answer
+    }
+
+    /// Fires the timers that are due, up to the limit of one tick. Call again while [`Core::next_due`] is not later than now.
+    pub fn tick(&mut self, moment: Moment, out: &mut Out) {
+        self.advance(moment.now);
+        for nth in 0..self.limits.timers_per_tick_max {
+            let Some((due, tenant, key)) = self.timers.pop_due(self.meta.now) else { break };
+            let seed = moment.seed ^ u128::from(mix(nth as u64));
+            let Some(mut step) = self.step(Moment { now: moment.now, seed }, tenant, out) else { continue };
+            step.fire(due, key);
+            step.settle();
+        }
+    }
+
+    /// Records what belongs to the partition rather than to a tenant. Called once per batch.
+    pub fn close_batch(&mut self, out: &mut Out) {
+        if self.meta_dirty {
+            self.meta_dirty = false;
+            out.put(Table::Meta, b"partition", &self.meta);
+        }
+    }
+
+    /// Counts what is live, over all tenants.
+    pub fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        for tenant in self.tenants.values() {
+            let one = tenant.counts();
+            sum.runs_live += one.runs_live;
+            sum.runs_queued += one.runs_queued;
+            sum.runs_parked += one.runs_parked;
+            sum.tasks_queued += one.tasks_queued;
+            sum.tasks_running += one.tasks_running;
+            sum.tasks_suspended += one.tasks_suspended;
+            sum.messages_unread += one.messages_unread;
+            sum.workers += one.workers;
+        }
+        sum
+    }
+
+    pub(crate) fn step<'a>(&'a mut self, moment: Moment, tenant: TenantId, out: &'a mut Out) -> Option<Step<'a>> {
+        let now = self.meta.now;
+        Some(Step {
+            tenant,
+            t: self.tenants.get_mut(&tenant)?,
+            timers: &mut self.timers,
+            meta: &mut self.meta,
+            meta_dirty: &mut self.meta_dirty,
+            limits: self.limits,
+            now,
+            ids: Ids::new(now, moment.seed),
+            out,
+            agenda: VecDeque::new(),
+            dirty_runs: BTreeSet::new(),
+            dirty_tasks: BTreeSet::new(),
+            dirty_inboxes: BTreeSet::new(),
+        })
+    }
+
+    /// A clock that jumps back must not make anything happen twice or in the wrong order, so time only goes forward.
+    pub(crate) fn advance(&mut self, now: Ms) {
+        self.meta.now = self.meta.now.max(now);
+    }
+}
+
+impl Step<'_> {
+    fn decide(&mut self, command: Command, facts: &Facts) -> Result<Reply, Refusal> {
+        match command {
+            Command::PutTenant { .. } => unreachable!("tenants are put before a step exists"),
+            Command::PutWorkflow { def } => self.put_workflow(def),
+            Command::StartRun { workflow, key, input, priority, idempotency } => {
+                self.start_run(&workflow, key, input, priority, idempotency)
+            }
+            Command::CancelRun { run, reason } => self.cancel_run(run, reason, facts),
+            Command::ResumeRun { run } => self.resume_run(run),
+            Command::SendMessage { workflow, key, payload, idempotency } => {
+                self.send_message(&workflow, &key, payload, idempotency)
+            }
+            Command::EmitEvent { name, scope, data } => self.emit_event(&name, scope, data),
+            Command::SignalRun { run, name, payload } => self.signal_run(run, name, payload, facts),
+            Command::RegisterWorker { worker, name, actions, slots, local, lease_ms, holds } => {
+                self.register_worker(worker, name, actions, slots, local, lease_ms, &holds)
+            }
+            Command::HeartbeatWorker { worker } => self.heartbeat_worker(worker),
+            Command::RemoveWorker { worker } => self.remove_worker(worker),
+            Command::Journal { claim, position, request } => self.journal(claim, position, request, facts),
+            Command::Suspend { claim, waiting } => self.suspend(claim, &waiting),
+            Command::Complete { claim, output } => self.complete(claim, output, facts),
+            Command::Supersede { claim, reason } => self.supersede(claim, reason, facts),
+            Command::Fail { claim, error, retry } => self.fail(claim, error, retry, facts),
+            Command::Park { claim, error } => self.park(claim, error),
+            Command::PutToken { token, name, scopes, expires_at } => self.put_token(token, name, scopes, expires_at),
+            Command::RevokeToken { token } => self.revoke_token(token),
+            Command::Explain { run } => self.explain(run, facts),
+            Command::Count => Ok(Reply::Counts(self.t.counts())),
+        }
+    }
+
+    fn fire(&mut self, due: Ms, key: TimerKey) {
+        match key {
+            TimerKey::Backoff(task) => self.backoff_over(task),
+            TimerKey::ScheduleTimeout(task) => self.schedule_timeout(task),
+            TimerKey::ExecutionTimeout(task) => self.execution_timeout(task, due),
+            TimerKey::Entry(task, position) => self.entry_due(task, position),
+            TimerKey::WorkerLease(worker) => self.worker_silent(worker),
+            TimerKey::Idempotency => self.expire_idempotency(),
+        }
+    }
+
+    /// Drains the agenda, then records every row that changed, once, as it stands at the end.
+    pub(crate) fn settle(&mut self) {
+        // Assignments come last, so that one pass gives the freed slots to whoever is first in line by then.
+        let mut assign: BTreeSet<String> = BTreeSet::new();
+        loop {
+            while let Some(consequence) = self.agenda.pop_front() {
+                match consequence {
+                    Consequence::EndRun { run, end } => self.end_run(run, end),
+                    Consequence::BeginRun(run) => self.begin_run(run),
+                    Consequence::CompleteEntry { task, position, completion } => {
+                        self.complete_entry(task, position, completion);
+                    }
+                    Consequence::Assign(action) => {
+                        assign.insert(action);
+                    }
+                }
+            }
+            match assign.pop_first() {
+                Some(action) => self.assign(&action),
+                None => break,
+            }
+        }
+        self.record();
+    }
+
+    fn record(&mut self) {
+        for id in core::mem::take(&mut self.dirty_tasks) {
+            if let Some(task) = self.t.runs.get(&id.run).and_then(|run| run.tasks.get(usize::from(id.index))) {
+                self.out.put(Table::Task, &row::key::task(self.tenant, id), task);
+            }
+        }
+        for id in core::mem::take(&mut self.dirty_runs) {
+            let Some(run) = self.t.runs.get(&id) else { continue };
+            self.out.put(Table::Run, &row::key::run(self.tenant, id), &run.row);
+            if run.row.state.ended() {
+                // What has ended leaves memory and lives in the tables only.
+                self.t.runs.remove(&id);
+            }
+        }
+        for (workflow, key) in core::mem::take(&mut self.dirty_inboxes) {
+            let row_key = row::key::inbox(self.tenant, &workflow, &key);
+            match self.t.inboxes.get(&(workflow, key)) {
+                Some(inbox) => self.out.put(Table::Inbox, &row_key, &inbox.row),
+                None => self.out.delete(Table::Inbox, &row_key),
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Recovery: live rows and the log's tail become a core again, and what was owed is owed again.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::id::{MessageId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId, mix};
+use crate::inbox::Inbox;
+use crate::journal::PendingKind;
+use crate::key::waiting_spot;
+use crate::limit::Limits;
+use crate::machine::{Core, Moment};
+use crate::row::{
+    self, BadRow, IdempotencyRow, InboxRow, MessageRow, MessageState, MetaRow, RunRow, RunState, TaskRow, TaskState,
+    TenantRow, TokenRow, WorkflowRow,
+};
+use crate::run::Run;
+use crate::timer::TimerKey;
+use crate::worker::Worker;
+use crate::write::{Op, Out, Table};
+
+/// Rows that do not make a core.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// A row that can't be read.
+    #[error("a row of table {table:?} can't be read: {cause}")]
+    Row {
+        /// Which table.
+        table: Table,
+        /// Why.
+        cause: BadRow,
+    },
+    /// Rows that contradict each other.
+    #[error("the rows contradict each other ({what}): the store is damaged, restore it from a backup")]
+    Inconsistent {
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Collects rows, oldest first: what the tables hold, then the operations of the log's tail.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    rows: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
+}
+
+impl Recovery {
+    /// An empty collection.
+    pub fn new() -> Self {
+        Recovery::default()
+    }
+
+    /// Whether a core needs rows of this table to come back.
+    pub fn wants(table: Table) -> bool {
+        match table {
+            Table::Meta
+            | Table::Tenant
+            | Table::Workflow
+            | Table::Run
+            | Table::Task
+            | Table::Message
+            | Table::Inbox
+            | Table::Idempotency
+            | Table::Token => true,
+            Table::Journal | Table::Event | Table::Payload => false,
+        }
+    }
+
+    /// Adds one put or delete. Rows of tables a core does not need are ignored.
+    pub fn apply(&mut self, op: Op<'_>) {
+        if !Recovery::wants(op.table) {
+            return;
+        }
+        match op.body {
+            Some(body) => {
+                self.rows.insert((op.table, op.key.to_vec()), body.to_vec());
+            }
+            None => {
+                self.rows.remove(&(op.table, op.key.to_vec()));
+            }
+        }
+    }
+
+    /// Builds the core. Call [`Core::resume`] before anything else is decided.
+    ///
+    /// # Errors
+    /// [`RecoverError`] names the table or the contradiction.
+    pub fn finish(mut self, limits: Limits) -> Result<Core, RecoverError> {
+        let mut core = Core::new(limits);
+        let mut rows: BTreeMap<Table, Vec<(Vec<u8>, Vec<u8>)>> = BTreeMap::new();
+        while let Some(((table, key), body)) = self.rows.pop_first() {
+            rows.entry(table).or_default().push((key, body));
+        }
+        let mut take = |table: Table| rows.remove(&table).unwrap_or_default();
+        for (_, body) in take(Table::Meta) {
+            core.meta = read::<MetaRow>(Table::Meta, &body)?;
+        }
+        for (key, body) in take(Table::Tenant) {
+            core.tenants.entry(tenant_of(&key)?).or_default().row = Some(read::<TenantRow>(Table::Tenant, &body)?);
+        }
+        for (key, body) in take(Table::Workflow) {
+            load_workflow(&mut core, &key, &body)?;
+        }
+        for (key, body) in take(Table::Run) {
+            load_run(&mut core, &key, &body)?;
+        }
+        for (key, body) in take(Table::Task) {
+            load_task(&mut core, &key, &body)?;
+        }
+        for (key, body) in take(Table::Inbox) {
+            load_inbox(&mut core, &key, &body)?;
+        }
+        for (key, body) in take(Table::Message) {
+            load_message(&mut core, &key, &body)?;
+        }
+        for (key, body) in take(Table::Idempotency) {
+            let name = row::key::idempotency_of(&key).ok_or_else(|| inconsistent("an idempotency key's key"))?;
+            let row = read::<IdempotencyRow>(Table::Idempotency, &body)?;
+            core.tenants.entry(tenant_of(&key)?).or_default().idempotency.insert(name.into(), row);
+        }
+        for (key, body) in take(Table::Token) {
+            let id = TokenId(second(&key)?);
+            let row = read::<TokenRow>(Table::Token, &body)?;
+            if row.expires_at > core.meta.now {
+                core.tenants.entry(tenant_of(&key)?).or_default().tokens.insert(id, row);
+            }
+        }
+        derive(&mut core)?;
+        Ok(core)
+    }
+}
+
+impl Core {
+    /// Releases what was owed when the process ended: attempts of workers that lived in it are tried again, other
+    /// workers get a grace time to come back, and whatever waits for a slot or a key is looked at once.
+    pub fn resume(&mut self, moment: Moment, out: &mut Out) {
+        self.advance(moment.now);
+        let grace_until = self.meta.now.saturating_add(self.limits.worker_grace_ms);
+        let tenants: Vec<TenantId> = self.tenants.keys().copied().collect();
+        for (nth, tenant) in tenants.into_iter().enumerate() {
+            let seed = moment.seed ^ u128::from(mix(nth as u64));
+            let Some(mut step) = self.step(Moment { now: moment.now, seed }, tenant, out) else { continue };
+            let mut lost = Vec::new();
+            let workers: Vec<WorkerId> = step.t.workers.keys().copied().collect();
+            for worker in workers {
+                let Some(known) = step.t.workers.get_mut(&worker) else { continue };
+                if known.local {
+                    lost.extend(core::mem::take(&mut known.running));
+                    step.t.workers.remove(&worker);
+                } else {
+                    known.lease_until = Some(grace_until);
+                    step.timers.set(grace_until, tenant, TimerKey::WorkerLease(worker));
+                }
+            }
+            for task in lost {
+                step.lose(task, "the process that ran it ended");
+            }
+            step.settle();
+        }
+    }
+}
+
+fn inconsistent(what: &str) -> RecoverError {
+    RecoverError::Inconsistent { what: what.to_string() }
+}
+
+fn read<T: serde::de::DeserializeOwned>(table: Table, body: &[u8]) -> Result<T, RecoverError> {
+    row::decode(body).map_err(|cause| RecoverError::Row { table, cause })
+}
+
+fn tenant_of(key: &[u8]) -> Result<TenantId, RecoverError> {
+    row::key::tenant_of(key).ok_or_else(|| inconsistent("a key too short for a tenant"))
+}
+
+fn second(key: &[u8]) -> Result<u128, RecoverError> {
+    row::key::second(key).ok_or_else(|| inconsistent("a key too short for an id"))
+}
+
+fn load_workflow(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+    let version = VersionId(second(key)?);
+    let row = read::<WorkflowRow>(Table::Workflow, body)?;
+    let tenant = core.tenants.entry(tenant_of(key)?).or_default();
+    if row.current {
+        tenant.current.insert(row.def.name.clone(), version);
+    }
+    tenant.created.insert(version, row.created_at);
+    tenant.versions.insert(version, Arc::new(row.def));
+    Ok(())
+}
+
+fn load_run(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+    let id = RunId(second(key)?);
+    let row = read::<RunRow>(Table::Run, body)?;
+    if row.state.ended() {
+        return Ok(());
+    }
+    let tenant = core.tenants.entry(tenant_of(key)?).or_default();
+    let def = tenant.versions.get(&row.version).cloned().ok_or_else(|| inconsistent("a run without its version"))?;
+    tenant.runs.insert(id, Run { row, def, tasks: Vec::new(), children: BTreeSet::new() });
+    Ok(())
+}
+
+fn load_task(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+    let id = row::key::task_of(key).ok_or_else(|| inconsistent("a task's key"))?;
+    let tenant = core.tenants.entry(tenant_of(key)?).or_default();
+    let Some(run) = tenant.runs.get_mut(&id.run) else { return Ok(()) };
+    // Rows come in key order, so a run's tasks come in the order of their index.
+    if run.tasks.len() != usize::from(id.index) {
+        return Err(inconsistent("a run with a missing task"));
+    }
+    run.tasks.push(read::<TaskRow>(Table::Task, body)?);
+    Ok(())
+}
+
+fn load_inbox(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+    let (workflow, name) = row::key::inbox_of(key).ok_or_else(|| inconsistent("an inbox's key"))?;
+    let inbox =
+        Inbox { row: read::<InboxRow>(Table::Inbox, body)?, unread: BTreeMap::new(), received: BTreeMap::new() };
+    let tenant = core.tenants.entry(tenant_of(key)?).or_default();
+    tenant.inboxes.insert((workflow.into(), name.into()), inbox);
+    Ok(())
+}
+
+fn load_message(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+    let id = MessageId(second(key)?);
+    let row = read::<MessageRow>(Table::Message, body)?;
+    let tenant = core.tenants.entry(tenant_of(key)?).or_default();
+    let place = (row.workflow.clone(), row.key.clone());
+    if matches!(row.state, MessageState::Done { .. }) {
+        return Ok(());
+    }
+    let inbox = tenant.inboxes.get_mut(&place).ok_or_else(|| inconsistent("a message without its inbox"))?;
+    let side = if row.state == MessageState::Unread { &mut inbox.unread } else { &mut inbox.received };
+    side.insert(row.seq, (id, row));
+    Ok(())
+}
+
+/// Fills in what follows from the rows: queues, keys, workers' hands, waits, children, timers.
+fn derive(core: &mut Core) -> Result<(), RecoverError> {
+    let Core { tenants, timers, .. } = core;
+    for (&tenant_id, tenant) in tenants.iter_mut() {
+        let mut children: Vec<(RunId, RunId)> = Vec::new();
+        for (&run_id, run) in &tenant.runs {
+            if run.tasks.len() != usize::from(run.row.tasks) {
+                return Err(inconsistent("a run with a missing task"));
+            }
+            if let Some(parent) = run.row.parent {
+                children.push((parent.task.run, run_id));
+            }
+            if let (Some(_), Some(key)) = (run.def.key, &run.row.key) {
+                let queue = tenant.keys.entry((run.def.name.clone(), key.clone())).or_default();
+                match run.row.state {
+                    RunState::Queued => {
+                        queue.waiting.insert(waiting_spot(run_id, &run.row));
+                    }
+                    _ => {
+                        queue.live.insert(run_id);
+                    }
+                }
+            }
+            for (index, task) in run.tasks.iter().enumerate() {
+                let id = TaskId { run: run_id, index: index as u16 };
+                let def = &run.def.tasks[index];
+                match &task.state {
+                    TaskState::Queued { since } => {
+                        let spot = (core::cmp::Reverse(run.row.priority), *since, id);
+                        tenant.queues.entry(def.action.clone()).or_default().insert(spot);
+                        if let Some(timeout) = def.schedule_timeout_ms {
+                            timers.set(since.saturating_add(timeout), tenant_id, TimerKey::ScheduleTimeout(id));
+                        }
+                    }
+                    TaskState::Running { worker, local, deadline, .. } => {
+                        let known = tenant.workers.entry(*worker).or_insert_with(Worker::default);
+                        known.local = *local;
+                        known.running.insert(id);
+                        if let Some(deadline) = deadline {
+                            timers.set(*deadline, tenant_id, TimerKey::ExecutionTimeout(id));
+                        }
+                    }
+                    TaskState::Backoff { until } => timers.set(*until, tenant_id, TimerKey::Backoff(id)),
+                    TaskState::Blocked
+                    | TaskState::Suspended { .. }
+                    | TaskState::Parked
+                    | TaskState::Completed
+                    | TaskState::Failed
+                    | TaskState::Cancelled => {}
+                }
+                for (position, pending) in &task.pending {
+                    if let Some(deadline) = pending.deadline {
+                        timers.set(deadline, tenant_id, TimerKey::Entry(id, *position));
+                    }
+                    if let PendingKind::Event { name, scope } = &pending.kind {
+                        let waits = tenant.event_waits.entry(name.clone()).or_default();
+                        waits.entry(scope.clone()).or_default().insert((id, *position));
+                    }
+                }
+            }
+        }
+        for (parent, child) in children {
+            if let Some(run) = tenant.runs.get_mut(&parent) {
+                run.children.insert(child);
+            }
+        }
+        let mut expiring: Vec<_> = tenant.idempotency.iter().map(|(key, row)| (row.expires_at, key.clone())).collect();
+        expiring.sort();
+        if let Some((due, _)) = expiring.first() {
+            timers.set(*due, tenant_id, TimerKey::Idempotency);
+        }
+        tenant.expiring = expiring.into();
+    }
+    Ok(())
+}

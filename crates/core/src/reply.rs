@@ -1,0 +1,235 @@
+//! What is answered: replies, and refusals that say what to change.
+
+use alloc::string::String;
+
+use crate::id::{MessageId, Ms, RunId, VersionId};
+use crate::journal::Completion;
+use crate::workflow::BadDefinition;
+
+/// An answer to a command. It is given once what it says is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// It is so.
+    Done,
+    /// A workflow version is registered.
+    Registered {
+        /// Its id.
+        version: VersionId,
+        /// Whether it is new.
+        created: bool,
+    },
+    /// A run was started, now or by an earlier delivery of the same request.
+    Started {
+        /// The run.
+        run: RunId,
+        /// Whether it was an earlier delivery.
+        duplicate: bool,
+    },
+    /// A message was accepted, now or by an earlier delivery of the same request.
+    Accepted {
+        /// The message.
+        message: MessageId,
+        /// The run it is offered to.
+        run: RunId,
+        /// Whether it was an earlier delivery.
+        duplicate: bool,
+    },
+    /// An event was recorded.
+    Emitted {
+        /// Its sequence number.
+        seq: u64,
+    },
+    /// A journal entry is complete.
+    EntryDone(Completion),
+    /// A journal entry waits. Its completion comes as an effect.
+    EntryPending {
+        /// The child, if the entry spawned one.
+        child: Option<RunId>,
+    },
+    /// The task may leave memory.
+    Suspended,
+    /// Something is complete already: stay.
+    StayAwake,
+    /// Why a run waits. `None` when it does not, or has ended.
+    Waiting {
+        /// The reason, since when, and who holds what it waits for.
+        reason: Option<String>,
+        /// Since when.
+        since: Option<Ms>,
+    },
+    /// What is live.
+    Counts(Counts),
+}
+
+/// What is live in one tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Runs that have not ended.
+    pub runs_live: u64,
+    /// Of these, waiting behind a key.
+    pub runs_queued: u64,
+    /// Of these, parked.
+    pub runs_parked: u64,
+    /// Tasks waiting for a worker.
+    pub tasks_queued: u64,
+    /// Tasks with a worker.
+    pub tasks_running: u64,
+    /// Durable tasks waiting outside memory.
+    pub tasks_suspended: u64,
+    /// Messages in inboxes, unread.
+    pub messages_unread: u64,
+    /// Connected workers.
+    pub workers: u64,
+}
+
+/// A refusal. Nothing was recorded. Each says what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such tenant.
+    #[error("the tenant does not exist: create it first, or use a token of one that does")]
+    NoTenant,
+    /// No such workflow.
+    #[error("no workflow named {name:?} is registered: register it, or check the spelling")]
+    NoWorkflow {
+        /// The name asked for.
+        name: String,
+    },
+    /// No such run.
+    #[error("no run {run} in this tenant")]
+    NoRun {
+        /// The run asked for.
+        run: RunId,
+    },
+    /// The run has ended.
+    #[error("run {run} has ended and takes nothing more")]
+    RunEnded {
+        /// The run asked for.
+        run: RunId,
+    },
+    /// The run is not parked.
+    #[error("run {run} is not parked: there is nothing to resume")]
+    NotParked {
+        /// The run asked for.
+        run: RunId,
+    },
+    /// No such worker.
+    #[error("the worker is not registered: register it first")]
+    NoWorker,
+    /// No such token.
+    #[error("no such token in this tenant")]
+    NoToken,
+    /// The claim is not the current one.
+    #[error(
+        "attempt {attempt} of task {task} was given up or has ended: stop working on it, nothing it says is recorded"
+    )]
+    StaleClaim {
+        /// The task.
+        task: crate::id::TaskId,
+        /// The attempt that claimed.
+        attempt: u32,
+    },
+    /// A definition is wrong.
+    #[error("the workflow definition is not usable: {0}")]
+    BadDefinition(#[from] BadDefinition),
+    /// An inbox workflow is started by messages.
+    #[error("workflow {name:?} is started by messages: send one to its inbox instead")]
+    StartedByMessages {
+        /// The workflow.
+        name: String,
+    },
+    /// A workflow without an inbox can't take messages.
+    #[error("workflow {name:?} has no inbox: start a run instead")]
+    NoInbox {
+        /// The workflow.
+        name: String,
+    },
+    /// A workflow with a key rule needs a key.
+    #[error("workflow {name:?} serialises its runs: give a key")]
+    KeyMissing {
+        /// The workflow.
+        name: String,
+    },
+    /// The same idempotency key with another body.
+    #[error("idempotency key {key:?} was used for a different request: use a new key for a new request")]
+    IdempotencyConflict {
+        /// The key.
+        key: String,
+    },
+    /// Something is longer than allowed.
+    #[error("{what} has {found} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// What it is.
+        what: &'static str,
+        /// Its size.
+        found: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Something is empty that must not be.
+    #[error("{what} is empty")]
+    Empty {
+        /// What it is.
+        what: &'static str,
+    },
+    /// A limit on how many there may be.
+    #[error("{what}: the limit of {max} is reached; {action}")]
+    Full {
+        /// What is full.
+        what: &'static str,
+        /// The limit.
+        max: usize,
+        /// What helps.
+        action: &'static str,
+    },
+    /// The journal holds something else at this position.
+    #[error("journal position {position}: the code asks for {found}, the journal holds {expected}")]
+    JournalMismatch {
+        /// The position.
+        position: u32,
+        /// What the journal holds.
+        expected: String,
+        /// What the code asked.
+        found: String,
+    },
+    /// A journal entry was asked for out of order.
+    #[error("journal position {position} was asked for, the next is {next}: send entries in order")]
+    JournalGap {
+        /// The position asked for.
+        position: u32,
+        /// The next free position.
+        next: u32,
+    },
+    /// A journal request on a task that has none.
+    #[error("task {task} is not durable: it has no journal")]
+    NotDurable {
+        /// The task.
+        task: crate::id::TaskId,
+    },
+}
+
+impl Refusal {
+    /// A stable word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::NoTenant => "tenant_unknown",
+            Refusal::NoWorkflow { .. } => "workflow_unknown",
+            Refusal::NoRun { .. } => "run_unknown",
+            Refusal::RunEnded { .. } => "run_ended",
+            Refusal::NotParked { .. } => "run_not_parked",
+            Refusal::NoWorker => "worker_unknown",
+            Refusal::NoToken => "token_unknown",
+            Refusal::StaleClaim { .. } => "claim_stale",
+            Refusal::BadDefinition(_) => "definition_invalid",
+            Refusal::StartedByMessages { .. } => "started_by_messages",
+            Refusal::NoInbox { .. } => "inbox_missing",
+            Refusal::KeyMissing { .. } => "key_missing",
+            Refusal::IdempotencyConflict { .. } => "idempotency_conflict",
+            Refusal::TooLarge { .. } => "too_large",
+            Refusal::Empty { .. } => "empty",
+            Refusal::Full { .. } => "limit_reached",
+            Refusal::JournalMismatch { .. } => "journal_mismatch",
+            Refusal::JournalGap { .. } => "journal_gap",
+            Refusal::NotDurable { .. } => "not_durable",
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! A task: one unit of work given to workers. `blocked -> queued -> running -> completed | failed | cancelled`, by way of
+//! `backoff` between attempts, `suspended` while a durable function waits outside memory, `parked` when a person is needed.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+
+use bytes::Bytes;
+
+use crate::command::{Claim, Fact, Facts, Need};
+use crate::effect::Effect;
+use crate::id::{Ms, TaskId, WorkerId};
+use crate::machine::{Consequence, End, Step};
+use crate::reply::{Refusal, Reply};
+use crate::row::{RunState, TaskRow, TaskState};
+use crate::timer::TimerKey;
+use crate::workflow::TaskDef;
+
+/// A task's place in the queue of its action: highest priority first, then by time of queueing.
+pub(crate) type Spot = (Reverse<u8>, Ms, TaskId);
+
+impl Step<'_> {
+    fn task_def(&self, id: TaskId) -> Option<&TaskDef> {
+        self.t.runs.get(&id.run)?.def.tasks.get(usize::from(id.index))
+    }
+
+    /// The task a claim is about, if the claim is the current one.
+    pub(crate) fn claimed(&mut self, claim: &Claim) -> Result<&mut TaskRow, Refusal> {
+        let stale = Refusal::StaleClaim { task: claim.task, attempt: claim.attempt };
+        let task = self.t.task_mut(claim.task).ok_or(stale.clone())?;
+        match task.state {
+            TaskState::Running { worker, .. }
+                if worker == claim.worker && task.attempt == claim.attempt && task.invocation == claim.invocation =>
+            {
+                Ok(task)
+            }
+            _ => Err(stale),
+        }
+    }
+
+    /// A completion that comes again is answered as the first one was; any other late one is refused.
+    fn claimed_or_repeated(
+        &mut self,
+        claim: &Claim,
+        facts: &Facts,
+        said: fn(&TaskState) -> bool,
+    ) -> Result<bool, Refusal> {
+        let repeated =
+            |task: &TaskRow| task.attempt == claim.attempt && task.invocation == claim.invocation && said(&task.state);
+        if self.t.task(claim.task).is_some_and(repeated) {
+            return Ok(false);
+        }
+        if let Some(Fact::Task(task)) = facts.get(&Need::Task(claim.task))
+            && !self.t.runs.contains_key(&claim.task.run)
+            && repeated(task)
+        {
+            return Ok(false);
+        }
+        self.claimed(claim).map(|_| true)
+    }
+
+    /// Queues the next attempt.
+    pub(crate) fn queue_attempt(&mut self, id: TaskId) {
+        let Some(task) = self.t.task_mut(id) else { return };
+        task.attempt += 1;
+        self.queue(id);
+    }
+
+    fn queue(&mut self, id: TaskId) {
+        let now = self.now;
+        let Some(run) = self.t.runs.get_mut(&id.run) else { return };
+        let def = &run.def.tasks[usize::from(id.index)];
+        let task = &mut run.tasks[usize::from(id.index)];
+        task.state = TaskState::Queued { since: now };
+        task.queued_at.get_or_insert(now);
+        let spot = (Reverse(run.row.priority), now, id);
+        let (action, timeout) = (def.action.clone(), def.schedule_timeout_ms);
+        self.t.queues.entry(action.clone()).or_default().insert(spot);
+        if let Some(timeout) = timeout {
+            self.timers.set(now.saturating_add(timeout), self.tenant, TimerKey::ScheduleTimeout(id));
+        }
+        self.dirty_task(id);
+        self.agenda.push_back(Consequence::Assign(action));
+    }
+
+    /// Takes a task out of its queue, with its timer.
+    fn unqueue(&mut self, id: TaskId, since: Ms) {
+        let Some(run) = self.t.runs.get(&id.run) else { return };
+        let def = &run.def.tasks[usize::from(id.index)];
+        if let Some(queue) = self.t.queues.get_mut(&def.action) {
+            queue.remove(&(Reverse(run.row.priority), since, id));
+            if queue.is_empty() {
+                self.t.queues.remove(&def.action);
+            }
+        }
+        if let Some(timeout) = def.schedule_timeout_ms {
+            self.timers.unset(since.saturating_add(timeout), self.tenant, TimerKey::ScheduleTimeout(id));
+        }
+    }
+
+    /// Gives queued tasks of an action to workers while there are both.
+    pub(crate) fn assign(&mut self, action: &str) {
+        while let Some(spot) = self.t.queues.get(action).and_then(|queue| queue.first().copied()) {
+            let Some(worker) = self.free_worker(action) else { return };
+            self.dispatch(spot.2, spot.1, worker);
+        }
+    }
+
+    fn dispatch(&mut self, id: TaskId, since: Ms, worker: WorkerId) {
+        self.unqueue(id, since);
+        let now = self.now;
+        let messages_waiting = self.last_unread(id.run);
+        let Some(holder) = self.t.workers.get_mut(&worker) else { return };
+        holder.running.insert(id);
+        let local = holder.local;
+        let Some(run) = self.t.runs.get_mut(&id.run) else { return };
+        let def = &run.def.tasks[usize::from(id.index)];
+        let task = &mut run.tasks[usize::from(id.index)];
+        let deadline = def.execution_timeout_ms.map(|timeout| now.saturating_add(timeout));
+        task.invocation += 1;
+        task.started_at = Some(now);
+        task.state = TaskState::Running { worker, local, since: now, deadline };
+        if let Some(deadline) = deadline {
+            self.timers.set(deadline, self.tenant, TimerKey::ExecutionTimeout(id));
+        }
+        self.out.effect(Effect::Dispatch {
+            tenant: self.tenant,
+            worker,
+            task: id,
+            action: def.action.clone(),
+            attempt: task.attempt,
+            invocation: task.invocation,
+            input: run.row.input,
+            journal_len: task.journal_len,
+            key: run.row.key.clone(),
+            messages_waiting,
+        });
+        self.dirty_task(id);
+    }
+
+    /// Leaves the state the task is in, whatever it is: queue, slot and timers are given back.
+    fn leave_state(&mut self, id: TaskId) {
+        let Some(task) = self.t.task(id) else { return };
+        match task.state {
+            TaskState::Queued { since } => self.unqueue(id, since),
+            TaskState::Running { worker, deadline, .. } => {
+                if let Some(deadline) = deadline {
+                    self.timers.unset(deadline, self.tenant, TimerKey::ExecutionTimeout(id));
+                }
+                self.free_slot(worker, id);
+            }
+            TaskState::Backoff { until } => self.timers.unset(until, self.tenant, TimerKey::Backoff(id)),
+            TaskState::Blocked
+            | TaskState::Suspended { .. }
+            | TaskState::Parked
+            | TaskState::Completed
+            | TaskState::Failed
+            | TaskState::Cancelled => {}
+        }
+    }
+
+    /// Ends a task. If it is with a worker and did not end by that worker's word, the worker is told to stop.
+    pub(crate) fn end_task(
+        &mut self,
+        id: TaskId,
+        state: TaskState,
+        output: Option<crate::row::PayloadRef>,
+        error: Option<String>,
+    ) {
+        assert!(state.ended(), "a task ends in an end state");
+        if state == TaskState::Cancelled {
+            self.tell_to_stop(id);
+        }
+        self.leave_state(id);
+        self.drop_pending(id);
+        let now = self.now;
+        let Some(task) = self.t.task_mut(id) else { return };
+        task.state = state;
+        task.output = output;
+        if error.is_some() {
+            task.error = error;
+        }
+        task.finished_at = Some(now);
+        self.dirty_task(id);
+    }
+
+    fn tell_to_stop(&mut self, id: TaskId) {
+        if let Some(task) = self.t.task(id)
+            && let TaskState::Running { worker, .. } = task.state
+        {
+            let attempt = task.attempt;
+            self.out.effect(Effect::CancelAttempt { tenant: self.tenant, worker, task: id, attempt });
+        }
+    }
+
+    pub(crate) fn complete(&mut self, claim: Claim, output: Bytes, facts: &Facts) -> Result<Reply, Refusal> {
+        self.check_payload("the output", &output)?;
+        if !self.claimed_or_repeated(&claim, facts, |state| *state == TaskState::Completed)? {
+            return Ok(Reply::Done);
+        }
+        let output = self.store_payload(output);
+        self.end_task(claim.task, TaskState::Completed, Some(output), None);
+        self.task_ended(claim.task);
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn supersede(&mut self, claim: Claim, reason: String, facts: &Facts) -> Result<Reply, Refusal> {
+        if !self.claimed_or_repeated(&claim, facts, |state| *state == TaskState::Completed)? {
+            return Ok(Reply::Done);
+        }
+        let run = self.t.runs.get(&claim.task.run).ok_or(Refusal::NoRun { run: claim.task.run })?;
+        if !run.def.inbox {
+            return Err(Refusal::NoInbox { name: run.def.name.clone() });
+        }
+        self.end_task(claim.task, TaskState::Completed, None, None);
+        let end = End { state: RunState::Superseded, output: None, error: Some(reason) };
+        self.agenda.push_back(Consequence::EndRun { run: claim.task.run, end });
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn fail(&mut self, claim: Claim, error: String, retry: bool, facts: &Facts) -> Result<Reply, Refusal> {
+        if error.len() > self.limits.payload_bytes_max {
+            let (found, max) = (error.len(), self.limits.payload_bytes_max);
+            return Err(Refusal::TooLarge { what: "the error", found, max });
+        }
+        if !self.claimed_or_repeated(&claim, facts, |state| *state == TaskState::Failed)? {
+            return Ok(Reply::Done);
+        }
+        self.attempt_failed(claim.task, error, retry);
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn park(&mut self, claim: Claim, error: String) -> Result<Reply, Refusal> {
+        self.claimed(&claim)?;
+        self.leave_state(claim.task);
+        if let Some(run) = self.t.runs.get_mut(&claim.task.run) {
+            run.row.state = RunState::Parked;
+            run.row.error = Some(error.clone());
+            let task = &mut run.tasks[usize::from(claim.task.index)];
+            task.state = TaskState::Parked;
+            task.error = Some(error.clone());
+        }
+        self.dirty_task(claim.task);
+        self.dirty_runs.insert(claim.task.run);
+        self.publish_lifecycle(claim.task.run, "parked", Some(&error));
+        Ok(Reply::Done)
+    }
+
+    fn attempt_failed(&mut self, id: TaskId, error: String, retry: bool) {
+        let Some(rule) = self.task_def(id).map(|def| def.retry) else { return };
+        let Some(task) = self.t.task_mut(id) else { return };
+        task.failures += 1;
+        let failures = task.failures;
+        if !retry || failures >= rule.attempts_max {
+            self.end_task(id, TaskState::Failed, None, Some(error));
+            self.task_ended(id);
+            return;
+        }
+        self.leave_state(id);
+        let wait = rule.backoff_after(failures);
+        let until = self.now.saturating_add(wait);
+        if let Some(task) = self.t.task_mut(id) {
+            task.error = Some(error);
+        }
+        if wait == 0 {
+            self.queue_attempt(id);
+            return;
+        }
+        if let Some(task) = self.t.task_mut(id) {
+            task.state = TaskState::Backoff { until };
+        }
+        self.timers.set(until, self.tenant, TimerKey::Backoff(id));
+        self.dirty_task(id);
+    }
+
+    /// The worker is gone. That is not the task's fault, so it costs no retry; but a task that makes no progress
+    /// while worker after worker goes away is taken to be the cause.
+    pub(crate) fn lose(&mut self, id: TaskId, why: &str) {
+        let losses_max = self.limits.losses_max;
+        let Some(task) = self.t.task_mut(id) else { return };
+        task.losses += 1;
+        task.error = Some(why.to_owned());
+        if task.losses > losses_max {
+            let error = format!("{why}; given up after losing {losses_max} workers in a row without progress");
+            self.end_task(id, TaskState::Failed, None, Some(error));
+            self.task_ended(id);
+            return;
+        }
+        self.leave_state(id);
+        self.queue_attempt(id);
+    }
+
+    pub(crate) fn suspend(&mut self, claim: Claim, waiting: &[u32]) -> Result<Reply, Refusal> {
+        let now = self.now;
+        let task = self.claimed(&claim)?;
+        if waiting.is_empty() || waiting.iter().any(|position| !task.pending.contains_key(position)) {
+            return Ok(Reply::StayAwake);
+        }
+        self.leave_state(claim.task);
+        if let Some(task) = self.t.task_mut(claim.task) {
+            task.state = TaskState::Suspended { since: now };
+        }
+        self.dirty_task(claim.task);
+        Ok(Reply::Suspended)
+    }
+
+    /// Something a suspended task waits for is there: it needs a worker again, under the same attempt.
+    pub(crate) fn wake(&mut self, id: TaskId) {
+        if self.t.task(id).is_some_and(|task| matches!(task.state, TaskState::Suspended { .. })) {
+            self.queue(id);
+        }
+    }
+
+    pub(crate) fn backoff_over(&mut self, id: TaskId) {
+        if self.t.task(id).is_some_and(|task| matches!(task.state, TaskState::Backoff { .. })) {
+            self.queue_attempt(id);
+        }
+    }
+
+    pub(crate) fn schedule_timeout(&mut self, id: TaskId) {
+        let Some(def) = self.task_def(id) else { return };
+        let (timeout, action) = (def.schedule_timeout_ms.unwrap_or(0), def.action.clone());
+        if self.t.task(id).is_some_and(|task| matches!(task.state, TaskState::Queued { .. })) {
+            let error = format!("no worker offering {action:?} took it within {timeout} ms");
+            self.end_task(id, TaskState::Cancelled, None, Some(error));
+            self.task_ended(id);
+        }
+    }
+
+    pub(crate) fn execution_timeout(&mut self, id: TaskId, due: Ms) {
+        let Some(timeout) = self.task_def(id).and_then(|def| def.execution_timeout_ms) else { return };
+        let Some(task) = self.t.task(id) else { return };
+        if matches!(task.state, TaskState::Running { deadline: Some(deadline), .. } if deadline == due) {
+            self.tell_to_stop(id);
+            self.attempt_failed(id, format!("the attempt exceeded its timeout of {timeout} ms"), true);
+        }
+    }
+
+    /// The positions of a task's pending entries.
+    pub(crate) fn pending_positions(&self, id: TaskId) -> Vec<u32> {
+        self.t.task(id).map(|task| task.pending.keys().copied().collect()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,209 @@
+//! A tenant: the state of everything that is one customer's, and nothing of anybody else's.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::command::{Claim, Need};
+use crate::id::{Ms, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
+use crate::inbox::Inbox;
+use crate::key::KeyQueue;
+use crate::machine::{Core, Step};
+use crate::reply::{Counts, Refusal, Reply};
+use crate::row::{self, IdempotencyRow, PayloadRef, RunState, TaskRow, TaskState, TenantRow, TokenRow, WorkflowRow};
+use crate::run::Run;
+use crate::task::Spot;
+use crate::worker::Worker;
+use crate::workflow::WorkflowDef;
+use crate::write::{Out, Table};
+
+/// The waits for events of one name, by scope.
+pub(crate) type EventWaits = BTreeMap<Option<String>, BTreeSet<(TaskId, u32)>>;
+
+/// The live state of one tenant.
+#[derive(Debug, Default)]
+pub(crate) struct Tenant {
+    pub(crate) row: Option<TenantRow>,
+    pub(crate) versions: BTreeMap<VersionId, Arc<WorkflowDef>>,
+    pub(crate) created: BTreeMap<VersionId, Ms>,
+    pub(crate) current: BTreeMap<String, VersionId>,
+    pub(crate) runs: BTreeMap<RunId, Run>,
+    pub(crate) keys: BTreeMap<(String, String), KeyQueue>,
+    pub(crate) inboxes: BTreeMap<(String, String), Inbox>,
+    pub(crate) queues: BTreeMap<String, BTreeSet<Spot>>,
+    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    /// Waits for events, by the event's name and the scope waited for (`None` for any), so that an event looks only at
+    /// the waits it completes.
+    pub(crate) event_waits: BTreeMap<String, EventWaits>,
+    pub(crate) idempotency: BTreeMap<String, IdempotencyRow>,
+    /// Idempotency keys in the order they expire.
+    pub(crate) expiring: VecDeque<(Ms, String)>,
+    pub(crate) tokens: BTreeMap<TokenId, TokenRow>,
+}
+
+impl Tenant {
+    pub(crate) fn task(&self, id: TaskId) -> Option<&TaskRow> {
+        self.runs.get(&id.run)?.tasks.get(usize::from(id.index))
+    }
+
+    pub(crate) fn task_mut(&mut self, id: TaskId) -> Option<&mut TaskRow> {
+        self.runs.get_mut(&id.run)?.tasks.get_mut(usize::from(id.index))
+    }
+
+    /// A journal entry that was asked for before and is complete is read back; it is not resident.
+    ///
+    /// A pending one is resident and must not be read back: it could complete while it is being loaded, and what was
+    /// loaded would then look like an entry that does not fit the code.
+    pub(crate) fn journal_need(&self, claim: &Claim, position: u32) -> Option<Need> {
+        let task = self.task(claim.task)?;
+        let complete = position < task.journal_len && !task.pending.contains_key(&position);
+        complete.then_some(Need::Journal(claim.task, position))
+    }
+
+    /// A repeated completion of a task whose run has ended is recognised by its row.
+    pub(crate) fn ended_task_need(&self, claim: &Claim) -> Option<Need> {
+        (!self.runs.contains_key(&claim.task.run)).then_some(Need::Task(claim.task))
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            runs_live: self.runs.len() as u64,
+            messages_unread: self.inboxes.values().map(|inbox| inbox.unread.len() as u64).sum(),
+            workers: self.workers.values().filter(|worker| worker.connected).count() as u64,
+            ..Counts::default()
+        };
+        for run in self.runs.values() {
+            match run.row.state {
+                RunState::Queued => counts.runs_queued += 1,
+                RunState::Parked => counts.runs_parked += 1,
+                RunState::Running => {}
+                RunState::Completed | RunState::Failed | RunState::Cancelled | RunState::Superseded => {
+                    unreachable!("a run that ended is not resident")
+                }
+            }
+            for task in &run.tasks {
+                match task.state {
+                    TaskState::Queued { .. } => counts.tasks_queued += 1,
+                    TaskState::Running { .. } => counts.tasks_running += 1,
+                    TaskState::Suspended { .. } => counts.tasks_suspended += 1,
+                    TaskState::Blocked
+                    | TaskState::Backoff { .. }
+                    | TaskState::Parked
+                    | TaskState::Completed
+                    | TaskState::Failed
+                    | TaskState::Cancelled => {}
+                }
+            }
+        }
+        counts
+    }
+}
+
+impl Core {
+    pub(crate) fn put_tenant(&mut self, id: TenantId, name: &str, out: &mut Out) -> Result<(), Refusal> {
+        check_name("a tenant's name", name, self.limits.name_bytes_max)?;
+        let tenant = self.tenants.entry(id).or_default();
+        let created_at = tenant.row.as_ref().map_or(self.meta.now, |row| row.created_at);
+        let row = TenantRow { name: name.to_owned(), created_at };
+        if tenant.row.as_ref() != Some(&row) {
+            out.put(Table::Tenant, &row::key::tenant(id), &row);
+            tenant.row = Some(row);
+        }
+        Ok(())
+    }
+}
+
+impl Step<'_> {
+    pub(crate) fn put_workflow(&mut self, def: WorkflowDef) -> Result<Reply, Refusal> {
+        def.check(self.limits.name_bytes_max)?;
+        let version = def.version_id();
+        let previous = self.t.current.get(&def.name).copied();
+        if previous == Some(version) {
+            return Ok(Reply::Registered { version, created: false });
+        }
+        if previous.is_none() && self.t.current.len() >= self.limits.workflows_max {
+            return Err(Refusal::Full {
+                what: "workflows of this tenant",
+                max: self.limits.workflows_max,
+                action: "delete some, or give several jobs one workflow with different inputs",
+            });
+        }
+        let created = !self.t.versions.contains_key(&version);
+        let created_at = *self.t.created.entry(version).or_insert(self.now);
+        if let Some(old) = previous
+            && let Some(old_def) = self.t.versions.get(&old)
+        {
+            let old_row = WorkflowRow {
+                def: WorkflowDef::clone(old_def),
+                current: false,
+                created_at: self.t.created.get(&old).copied().unwrap_or(self.now),
+            };
+            self.out.put(Table::Workflow, &row::key::workflow(self.tenant, old), &old_row);
+        }
+        let row = WorkflowRow { def, current: true, created_at };
+        self.out.put(Table::Workflow, &row::key::workflow(self.tenant, version), &row);
+        self.t.current.insert(row.def.name.clone(), version);
+        self.t.versions.insert(version, Arc::new(row.def));
+        Ok(Reply::Registered { version, created })
+    }
+
+    pub(crate) fn current_def(&self, workflow: &str) -> Result<(VersionId, Arc<WorkflowDef>), Refusal> {
+        let unknown = || Refusal::NoWorkflow { name: workflow.to_owned() };
+        let version = self.t.current.get(workflow).copied().ok_or_else(unknown)?;
+        let def = self.t.versions.get(&version).cloned().ok_or_else(unknown)?;
+        Ok((version, def))
+    }
+
+    pub(crate) fn check_payload(&self, what: &'static str, payload: &Bytes) -> Result<(), Refusal> {
+        let max = self.limits.payload_bytes_max;
+        if payload.len() > max {
+            return Err(Refusal::TooLarge { what, found: payload.len(), max });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_key(&self, what: &'static str, key: &str) -> Result<(), Refusal> {
+        check_name(what, key, self.limits.key_bytes_max)
+    }
+
+    pub(crate) fn check_label(&self, what: &'static str, name: &str) -> Result<(), Refusal> {
+        check_name(what, name, self.limits.name_bytes_max)
+    }
+
+    /// A reason or error as it is kept: at most as much of it as an event may carry. It stays in memory with its run,
+    /// and it is cut rather than refused, because refusing would leave an attempt running that has ended.
+    pub(crate) fn kept_text(&self, mut text: String) -> String {
+        text.truncate(text.floor_char_boundary(self.limits.event_bytes_max));
+        text
+    }
+
+    /// Stores a payload and gives back where. The bytes themselves never stay in the core.
+    pub(crate) fn store_payload(&mut self, payload: Bytes) -> PayloadRef {
+        let reference = PayloadRef { id: PayloadId(self.ids.mint()), bytes: payload.len() as u32 };
+        self.out.put_payload(self.tenant, reference.id, payload);
+        reference
+    }
+
+    pub(crate) fn dirty_task(&mut self, task: TaskId) {
+        self.dirty_tasks.insert(task);
+    }
+
+    /// Live children of a task's run, in id order.
+    pub(crate) fn children_of(&self, run: RunId) -> Vec<RunId> {
+        self.t.runs.get(&run).map(|run| run.children.iter().copied().collect()).unwrap_or_default()
+    }
+}
+
+pub(crate) fn check_name(what: &'static str, name: &str, max: usize) -> Result<(), Refusal> {
+    if name.is_empty() {
+        return Err(Refusal::Empty { what });
+    }
+    if name.len() > max {
+        return Err(Refusal::TooLarge { what, found: name.len(), max });
+    }
+    Ok(())
+}

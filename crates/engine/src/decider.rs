@@ -1,0 +1,149 @@
+//! Decides submissions, one batch at a time, without threads or clocks: whoever drives it hands both in.
+
+use mainspring_core::write::Out;
+use mainspring_core::{Command, Core, Effect, Facts, Moment, Need, PayloadId, Refusal, Reply, TenantId};
+
+use crate::partition::EngineError;
+
+/// What a submitter is told: the reply and the log position from which it holds.
+pub type Answer = Result<(Reply, u64), EngineError>;
+
+/// Where an answer goes.
+pub type Respond = Box<dyn FnOnce(Answer) + Send>;
+
+/// A command on its way to be decided.
+pub struct Submission {
+    /// Whose.
+    pub tenant: TenantId,
+    /// What is asked.
+    pub command: Command,
+    /// Facts loaded for it so far.
+    pub facts: Facts,
+    /// Who wants to know.
+    pub respond: Respond,
+}
+
+impl std::fmt::Debug for Submission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Submission").field("tenant", &self.tenant).field("command", &self.command).finish_non_exhaustive()
+    }
+}
+
+/// Decisions waiting to be made durable together.
+#[derive(Default)]
+pub struct DecidedBatch {
+    /// The encoded writes. Empty if nothing changed.
+    pub writes: Vec<u8>,
+    /// Commands decided in it.
+    pub commands: usize,
+    /// Effects to release once it is durable, in order.
+    pub effects: Vec<Effect>,
+    /// Payloads that came with it.
+    pub payloads: Vec<(TenantId, PayloadId, bytes::Bytes)>,
+    /// Answers to give once it is durable, in order.
+    pub answers: Vec<(Respond, Result<Reply, Refusal>)>,
+    /// Submissions that need a fact, which can be read once this batch is durable.
+    pub lookups: Vec<(Submission, Need)>,
+}
+
+impl std::fmt::Debug for DecidedBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DecidedBatch").field("bytes", &self.writes.len()).field("commands", &self.commands).finish_non_exhaustive()
+    }
+}
+
+impl DecidedBatch {
+    /// Whether there is nothing to do for it.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.answers.is_empty() && self.lookups.is_empty() && self.effects.is_empty()
+    }
+}
+
+/// A core with the batch it is filling.
+#[derive(Debug)]
+pub struct Decider {
+    core: Core,
+    out: Out,
+    seed: u128,
+    decided: u64,
+    batch: DecidedBatch,
+}
+
+impl Decider {
+    /// Starts with a recovered core. `seed` is the only chance there is; the same seed and submissions give the same
+    /// decisions.
+    pub fn new(core: Core, seed: u128) -> Self {
+        Decider { core, out: Out::new(), seed, decided: 0, batch: DecidedBatch::default() }
+    }
+
+    /// The core being driven.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Releases what was owed when the last process ended. Called once, first.
+    pub fn resume(&mut self, now: u64) {
+        let moment = self.moment(now);
+        self.core.resume(moment, &mut self.out);
+    }
+
+    /// Decides one submission into the current batch.
+    pub fn decide(&mut self, now: u64, submission: Submission) {
+        if let Some(need) = self.core.needs(submission.tenant, &submission.command)
+            && !submission.facts.contains_key(&need)
+        {
+            self.batch.lookups.push((submission, need));
+            return;
+        }
+        let moment = self.moment(now);
+        let Submission { tenant, command, facts, respond } = submission;
+        let answer = self.core.handle(moment, tenant, command, &facts, &mut self.out);
+        self.batch.commands += 1;
+        self.batch.answers.push((respond, answer));
+    }
+
+    /// Fires timers that are due.
+    pub fn tick(&mut self, now: u64) {
+        let moment = self.moment(now);
+        self.core.tick(moment, &mut self.out);
+        self.batch.commands += 1;
+    }
+
+    /// Whether timers are due.
+    pub fn tick_due(&self, now: u64) -> bool {
+        self.core.next_due().is_some_and(|due| due <= now)
+    }
+
+    /// Bytes in the current batch.
+    pub fn batch_bytes(&self) -> usize {
+        self.out.writes().len()
+    }
+
+    /// Commands in the current batch.
+    pub fn batch_commands(&self) -> usize {
+        self.batch.commands
+    }
+
+    /// Closes the current batch and begins the next.
+    pub fn take_batch(&mut self) -> DecidedBatch {
+        self.core.close_batch(&mut self.out);
+        let decided = self.out.take();
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.writes = decided.writes;
+        batch.effects = decided.effects;
+        batch.payloads = decided.payloads;
+        batch
+    }
+
+    /// Whether the current batch holds anything.
+    pub fn has_work(&self) -> bool {
+        self.out.op_count() > 0 || self.out.effect_count() > 0 || !self.batch.answers.is_empty() || !self.batch.lookups.is_empty()
+    }
+
+    fn moment(&mut self, now: u64) -> Moment {
+        self.decided += 1;
+        let high = mainspring_core::id::mix(self.decided ^ (self.seed >> 64) as u64);
+        let low = mainspring_core::id::mix(self.decided.wrapping_add(self.seed as u64));
+        Moment { now, seed: (u128::from(high) << 64) | u128::from(low) }
+    }
+}

@@ -1,0 +1,184 @@
+//! Where released effects go: to workers in this process, to listeners of events, to whoever waits for a run.
+//!
+//! Everything here may be lost with the process: each receiver finds the same facts again in the tables.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use mainspring_core::row::EventRow;
+use mainspring_core::{Effect, PayloadId, RunId, TenantId, TokenId, WorkerId};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// What a worker in this process receives: dispatches, cancellations, completions of what it waits for.
+pub type Dispatched = Effect;
+/// A worker's end of the channel. Unbounded, because the core never gives a worker more than its slots.
+pub type WorkerInbox = mpsc::UnboundedReceiver<Dispatched>;
+
+/// Notices a slow listener may fall behind before it has to read the tables instead.
+const NOTICES_KEPT: usize = 1_024;
+/// Bytes of recent payloads kept, so that a dispatch rarely has to read its input back.
+const PAYLOAD_BYTES_KEPT: usize = 8 * 1024 * 1024;
+
+/// Something a listener is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventNotice {
+    /// The event's durable sequence number. `None` for one that exists only for those listening now.
+    pub seq: Option<u64>,
+    /// The event.
+    pub event: EventRow,
+}
+
+type RunKey = (TenantId, RunId);
+type Scope = (TenantId, Option<String>);
+
+#[derive(Default)]
+struct State {
+    workers: HashMap<WorkerId, mpsc::UnboundedSender<Dispatched>>,
+    listeners: HashMap<Scope, broadcast::Sender<EventNotice>>,
+    run_waits: HashMap<RunKey, Vec<oneshot::Sender<()>>>,
+    revoked: HashSet<TokenId>,
+}
+
+#[derive(Default)]
+struct PayloadCache {
+    bytes: usize,
+    by_id: HashMap<(TenantId, PayloadId), Bytes>,
+    order: VecDeque<(TenantId, PayloadId)>,
+}
+
+/// Receivers of effects in this process.
+#[derive(Default)]
+pub struct Hub {
+    state: Mutex<State>,
+    payloads: Mutex<PayloadCache>,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the channel of a worker in this process. Do so before announcing the worker.
+    pub fn connect_worker(&self, worker: WorkerId) -> WorkerInbox {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        self.lock().workers.insert(worker, sender);
+        inbox
+    }
+
+    /// Closes a worker's channel.
+    pub fn disconnect_worker(&self, worker: WorkerId) {
+        self.lock().workers.remove(&worker);
+    }
+
+    /// Listens to a tenant's events of one scope, or to all of them. A listener that falls behind is told so by its
+    /// receiver and reads the tables.
+    pub fn listen(&self, tenant: TenantId, scope: Option<&str>) -> broadcast::Receiver<EventNotice> {
+        let mut state = self.lock();
+        state.listeners.retain(|_, sender| sender.receiver_count() > 0);
+        let key = (tenant, scope.map(str::to_owned));
+        state.listeners.entry(key).or_insert_with(|| broadcast::channel(NOTICES_KEPT).0).subscribe()
+    }
+
+    /// Tells those listening now; nothing is recorded.
+    pub fn whisper(&self, tenant: TenantId, event: EventRow) {
+        tell(&self.lock(), tenant, EventNotice { seq: None, event });
+    }
+
+    /// Completes when the run ends. It may have ended before: look after asking.
+    pub fn run_ended(&self, tenant: TenantId, run: RunId) -> oneshot::Receiver<()> {
+        let (sender, ended) = oneshot::channel();
+        let mut state = self.lock();
+        let waits = state.run_waits.entry((tenant, run)).or_default();
+        waits.retain(|wait| !wait.is_closed());
+        waits.push(sender);
+        ended
+    }
+
+    /// Whether a token was revoked.
+    pub fn is_revoked(&self, token: TokenId) -> bool {
+        self.lock().revoked.contains(&token)
+    }
+
+    /// Remembers a token that was revoked before this process began.
+    pub fn mark_revoked(&self, token: TokenId) {
+        self.lock().revoked.insert(token);
+    }
+
+    /// A recent payload.
+    pub fn payload(&self, tenant: TenantId, id: PayloadId) -> Option<Bytes> {
+        self.payloads.lock().unwrap_or_else(PoisonError::into_inner).by_id.get(&(tenant, id)).cloned()
+    }
+
+    pub(crate) fn keep_payloads(&self, payloads: Vec<(TenantId, PayloadId, Bytes)>) {
+        if payloads.is_empty() {
+            return;
+        }
+        let mut cache = self.payloads.lock().unwrap_or_else(PoisonError::into_inner);
+        for (tenant, id, payload) in payloads {
+            // One large payload must not push out everything else.
+            if payload.len() > PAYLOAD_BYTES_KEPT / 8 {
+                continue;
+            }
+            cache.bytes += payload.len() + 64;
+            cache.by_id.insert((tenant, id), payload);
+            cache.order.push_back((tenant, id));
+        }
+        while cache.bytes > PAYLOAD_BYTES_KEPT {
+            let Some(oldest) = cache.order.pop_front() else { break };
+            if let Some(payload) = cache.by_id.remove(&oldest) {
+                cache.bytes -= payload.len() + 64;
+            }
+        }
+    }
+
+    pub(crate) fn release(&self, effects: Vec<Effect>) {
+        if effects.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        for effect in effects {
+            match effect {
+                Effect::Dispatch { worker, .. }
+                | Effect::CancelAttempt { worker, .. }
+                | Effect::EntryDone { worker, .. }
+                | Effect::MessageWaits { worker, .. } => {
+                    // A worker that is gone is given up by the core when its adapter says so.
+                    if let Some(sender) = state.workers.get(&worker) {
+                        let _ = sender.send(effect);
+                    }
+                }
+                Effect::Event { tenant, seq, event } => tell(&state, tenant, EventNotice { seq: Some(seq), event }),
+                Effect::RunEnded { tenant, run, .. } => {
+                    for waiting in state.run_waits.remove(&(tenant, run)).unwrap_or_default() {
+                        let _ = waiting.send(());
+                    }
+                }
+                Effect::TokenRevoked { token, .. } => {
+                    state.revoked.insert(token);
+                }
+            }
+        }
+    }
+}
+
+fn tell(state: &State, tenant: TenantId, notice: EventNotice) {
+    if state.listeners.is_empty() {
+        return;
+    }
+    let scoped = (tenant, notice.event.scope.clone());
+    if scoped.1.is_some()
+        && let Some(listeners) = state.listeners.get(&scoped)
+    {
+        let _ = listeners.send(notice.clone());
+    }
+    if let Some(listeners) = state.listeners.get(&(tenant, None)) {
+        let _ = listeners.send(notice);
+    }
+}

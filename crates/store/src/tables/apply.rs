@@ -1,0 +1,137 @@
+//! Applying batches: fold, sort, write, move the position: one transaction.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use mainspring_core::Table;
+use mainspring_core::row::{self, EventRow, MessageRow, MessageState, RunRow};
+use rusqlite::{CachedStatement, Connection, Transaction, params};
+
+use super::schema::name_of;
+use super::{Applied, TablesError};
+use crate::unapplied::Batch;
+
+pub(super) fn apply(
+    connection: &mut Connection,
+    batches: &[Arc<Batch>],
+    path: &Path,
+) -> Result<Applied, TablesError> {
+    let fail = |source| TablesError::Sqlite { path: path.to_owned(), source };
+    let mut applied = Applied::default();
+    let transaction = connection.transaction().map_err(fail)?;
+    let standing: i64 = transaction
+        .query_row("SELECT position FROM applied WHERE id = 0", [], |row| row.get(0))
+        .map_err(fail)?;
+    applied.position = standing as u64;
+
+    // Later writes of a row replace earlier ones, and rows come out ordered, so each tree is walked once from left to
+    // right.
+    let mut folded: BTreeMap<(Table, &[u8]), Option<&[u8]>> = BTreeMap::new();
+    for batch in batches {
+        if batch.position <= applied.position {
+            continue;
+        }
+        applied.position = batch.position;
+        for op in batch.ops() {
+            let op = op.map_err(|source| TablesError::Batch { position: batch.position, source })?;
+            applied.ops += 1;
+            folded.insert((op.table, op.key), op.body);
+        }
+    }
+    applied.rows = folded.len();
+
+    let mut rows = folded.into_iter().peekable();
+    while let Some(&((table, _), _)) = rows.peek() {
+        let mut writer = TableWriter::new(&transaction, table).map_err(fail)?;
+        while let Some(((_, key), body)) = rows.next_if(|((next, _), _)| *next == table) {
+            writer.write(key, body).map_err(fail)?;
+        }
+    }
+    transaction
+        .execute("UPDATE applied SET position = ?1 WHERE id = 0", params![applied.position as i64])
+        .map_err(fail)?;
+    transaction.commit().map_err(fail)?;
+    Ok(applied)
+}
+
+struct TableWriter<'t> {
+    table: Table,
+    put: CachedStatement<'t>,
+    delete: CachedStatement<'t>,
+}
+
+impl<'t> TableWriter<'t> {
+    fn new(transaction: &'t Transaction<'_>, table: Table) -> rusqlite::Result<Self> {
+        let name = name_of(table);
+        let values = match table {
+            Table::Run => {
+                "(key, body, workflow, state, run_key, created_at, finished_at, live) VALUES (?1,?2,?3,?4,?5,?6,?7,?8)"
+            }
+            Table::Message => "(key, body, accepted_at, live) VALUES (?1,?2,?3,?4)",
+            Table::Event => "(key, body, name, at) VALUES (?1,?2,?3,?4)",
+            Table::Meta
+            | Table::Tenant
+            | Table::Workflow
+            | Table::Task
+            | Table::Journal
+            | Table::Inbox
+            | Table::Idempotency
+            | Table::Token
+            | Table::Payload => "(key, body) VALUES (?1,?2)",
+        };
+        Ok(TableWriter {
+            table,
+            put: transaction.prepare_cached(&format!("INSERT OR REPLACE INTO {name} {values}"))?,
+            delete: transaction.prepare_cached(&format!("DELETE FROM {name} WHERE key = ?1"))?,
+        })
+    }
+
+    fn write(&mut self, key: &[u8], body: Option<&[u8]>) -> rusqlite::Result<()> {
+        let Some(body) = body else {
+            self.delete.execute(params![key])?;
+            return Ok(());
+        };
+        match self.table {
+            Table::Run => {
+                let run: RunRow = decode(body)?;
+                self.put.execute(params![
+                    key,
+                    body,
+                    run.workflow,
+                    run.state.word(),
+                    run.key,
+                    run.created_at as i64,
+                    run.finished_at.map(|at| at as i64),
+                    !run.state.ended(),
+                ])?;
+            }
+            Table::Message => {
+                let message: MessageRow = decode(body)?;
+                let live = !matches!(message.state, MessageState::Done { .. });
+                self.put.execute(params![key, body, message.accepted_at as i64, live])?;
+            }
+            Table::Event => {
+                let event: EventRow = decode(body)?;
+                self.put.execute(params![key, body, event.name, event.at as i64])?;
+            }
+            Table::Meta
+            | Table::Tenant
+            | Table::Workflow
+            | Table::Task
+            | Table::Journal
+            | Table::Inbox
+            | Table::Idempotency
+            | Table::Token
+            | Table::Payload => {
+                self.put.execute(params![key, body])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> rusqlite::Result<T> {
+    row::decode(body)
+        .map_err(|bad| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(bad)))
+}

@@ -1,0 +1,102 @@
+//! The schema, and the settings of a connection.
+
+use mainspring_core::Table;
+use rusqlite::Connection;
+
+/// The schema this release writes.
+pub(super) const VERSION: i64 = 1;
+
+/// The SQL name of a table.
+pub(crate) fn name_of(table: Table) -> &'static str {
+    match table {
+        Table::Meta => "meta",
+        Table::Tenant => "tenants",
+        Table::Workflow => "workflows",
+        Table::Run => "runs",
+        Table::Task => "tasks",
+        Table::Journal => "journal",
+        Table::Message => "messages",
+        Table::Inbox => "inboxes",
+        Table::Event => "events",
+        Table::Idempotency => "idempotency",
+        Table::Token => "tokens",
+        Table::Payload => "payloads",
+    }
+}
+
+/// How the rows a restart needs are found, for tables that have any.
+pub(super) fn live_query(table: Table) -> Option<&'static str> {
+    match table {
+        Table::Meta => Some("SELECT key, body FROM meta"),
+        Table::Tenant => Some("SELECT key, body FROM tenants"),
+        Table::Workflow => Some("SELECT key, body FROM workflows"),
+        Table::Run => Some("SELECT key, body FROM runs INDEXED BY runs_live WHERE live = 1 ORDER BY key"),
+        // A task's key begins with its run's key, so the tasks of a live run are one short range.
+        Table::Task => Some(
+            "SELECT t.key, t.body FROM runs r INDEXED BY runs_live CROSS JOIN tasks t \
+             WHERE r.live = 1 AND t.key > r.key AND t.key < CAST(r.key || x'ffffff' AS BLOB) ORDER BY r.key, t.key",
+        ),
+        Table::Message => Some("SELECT key, body FROM messages INDEXED BY messages_live WHERE live = 1 ORDER BY key"),
+        Table::Inbox => Some("SELECT key, body FROM inboxes"),
+        Table::Idempotency => Some("SELECT key, body FROM idempotency"),
+        Table::Token => Some("SELECT key, body FROM tokens"),
+        Table::Journal | Table::Event | Table::Payload => None,
+    }
+}
+
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
+    let mut sql = String::from("BEGIN;");
+    for table in Table::ALL {
+        let name = name_of(table);
+        let columns = match table {
+            Table::Run => {
+                "workflow TEXT NOT NULL, state TEXT NOT NULL, run_key TEXT, created_at INTEGER NOT NULL, \
+                 finished_at INTEGER, live INTEGER NOT NULL, "
+            }
+            Table::Message => "accepted_at INTEGER NOT NULL, live INTEGER NOT NULL, ",
+            Table::Event => "name TEXT NOT NULL, at INTEGER NOT NULL, ",
+            Table::Meta
+            | Table::Tenant
+            | Table::Workflow
+            | Table::Task
+            | Table::Journal
+            | Table::Inbox
+            | Table::Idempotency
+            | Table::Token
+            | Table::Payload => "",
+        };
+        // Payloads can be large, and large rows make a WITHOUT ROWID tree deep.
+        let storage = if table == Table::Payload { "" } else { "WITHOUT ROWID" };
+        sql.push_str(&format!(
+            "CREATE TABLE {name}(key BLOB PRIMARY KEY NOT NULL, {columns}body BLOB NOT NULL) {storage};"
+        ));
+    }
+    sql.push_str("CREATE INDEX runs_live ON runs(key) WHERE live = 1;");
+    sql.push_str("CREATE INDEX messages_live ON messages(key) WHERE live = 1;");
+    sql.push_str("CREATE TABLE applied(id INTEGER PRIMARY KEY CHECK (id = 0), position INTEGER NOT NULL);");
+    sql.push_str("INSERT INTO applied VALUES (0, 0);");
+    sql.push_str(&format!("PRAGMA user_version = {VERSION}; COMMIT;"));
+    connection.execute_batch(&sql)
+}
+
+pub(super) fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
+    // NORMAL: a commit may be lost with the machine, never half. The log still has it, because segments go only after
+    // a checkpoint, which is synced. Automatic checkpoints are off: the applier decides when.
+    connection.execute_batch(
+        "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
+         PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY; \
+         PRAGMA busy_timeout = 10000;",
+    )?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+pub(super) fn prepare_reader(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("PRAGMA cache_size = -4096; PRAGMA busy_timeout = 10000; PRAGMA mmap_size = 268435456;")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
