@@ -1,11 +1,11 @@
 //! Typed calls to an engine on behalf of one tenant.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use mainspring_core::command::Idempotency;
 use mainspring_core::id::fingerprint;
-use mainspring_core::row::RunState;
+use mainspring_core::row::{EventRow, RunState};
 use mainspring_core::workflow::WorkflowDef;
 use mainspring_core::{Command, MessageId, Refusal, Reply, RunId, TenantId};
 use mainspring_engine::{Engine, EngineError};
@@ -187,11 +187,9 @@ impl Client {
     ) -> Result<Accepted, ClientError> {
         let payload = to_json("the message", message)?;
         let body = fingerprint([payload.as_ref()]);
-        let idempotency = options
-            .idempotency_key
-            .map(|name| Idempotency { key: format!("message:{workflow}:{key}:{name}"), body });
-        let command =
-            Command::SendMessage { workflow: workflow.to_owned(), key: key.to_owned(), payload, idempotency };
+        let idempotency =
+            options.idempotency_key.map(|name| Idempotency { key: format!("message:{workflow}:{key}:{name}"), body });
+        let command = Command::SendMessage { workflow: workflow.to_owned(), key: key.to_owned(), payload, idempotency };
         match self.engine.submit(self.tenant, command).await? {
             (Reply::Accepted { message, run, duplicate }, position) => {
                 Ok(Accepted { message, run, duplicate, position })
@@ -211,6 +209,13 @@ impl Client {
             (Reply::Emitted { seq }, _) => Ok(seq),
             (other, _) => unreachable!("an event is answered with its number, not {other:?}"),
         }
+    }
+
+    /// Tells those who listen to a scope right now. Nothing is recorded: it may be lost.
+    pub fn whisper(&self, name: &str, scope: &str, run: Option<RunId>, data: Bytes) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let event = EventRow { name: name.to_owned(), scope: Some(scope.to_owned()), at, run, data };
+        self.engine.hub().whisper(self.tenant, event);
     }
 
     /// Sends a signal to a run. Durable when it returns.

@@ -368,7 +368,9 @@ impl Call {
             Completion::Child(ChildEnd { state: RunState::Completed, output: Some(output), .. }) => {
                 value(&self.journal, "the child's output", Completion::Value(output)).await
             }
-            Completion::Child(ChildEnd { state: RunState::Completed, output: None, .. }) => from_json("nothing", b"null"),
+            Completion::Child(ChildEnd { state: RunState::Completed, output: None, .. }) => {
+                from_json("nothing", b"null")
+            }
             Completion::Child(ChildEnd { run, state, error, .. }) => {
                 let error = error.unwrap_or_else(|| "no reason was recorded".to_owned());
                 Err(Failure::Child { run, state: state.word(), error })
@@ -397,8 +399,7 @@ fn to_json(what: &str, value: &impl Serialize) -> Result<Bytes, Failure> {
 }
 
 fn from_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Failure::Json { what: what.to_owned(), cause: error.to_string() })
+    serde_json::from_slice(bytes).map_err(|error| Failure::Json { what: what.to_owned(), cause: error.to_string() })
 }
 
 fn millis(duration: Duration) -> u64 {

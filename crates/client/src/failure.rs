@@ -25,7 +25,9 @@ pub enum Failure {
         error: String,
     },
     /// The journal does not fit the code. The run parks until a person has looked.
-    #[error("journal position {position}: the code asks for {found}, the journal holds {expected}; the code changed under a running function: restore the old code, or cancel the run")]
+    #[error(
+        "journal position {position}: the code asks for {found}, the journal holds {expected}; the code changed under a running function: restore the old code, or cancel the run"
+    )]
     Mismatch {
         /// The position.
         position: u32,

@@ -142,10 +142,8 @@ impl Worker {
             self.client.register(def.clone()).await?;
         }
         let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| ClientError::Json {
-            what: "a random worker id",
-            cause: error.to_string(),
-        })?;
+        getrandom::fill(&mut random)
+            .map_err(|error| ClientError::Json { what: "a random worker id", cause: error.to_string() })?;
         let id = WorkerId(u128::from_le_bytes(random));
         let inbox = self.client.engine().hub().connect_worker(id);
         let (client, (stop, stopped)) = (self.client.clone(), oneshot::channel());
@@ -252,7 +250,9 @@ impl Host {
 
     fn handle(&mut self, effect: Effect, say: &tokio::sync::mpsc::UnboundedSender<Said>) {
         match effect {
-            Effect::Dispatch { task, action, attempt, invocation, input, journal_len, key, messages_waiting, .. } => {
+            Effect::Dispatch {
+                task, action, attempt, invocation, input, journal_len, key, messages_waiting, ..
+            } => {
                 let Some(handler) = self.handlers.get(&action).cloned() else {
                     tracing::error!(%action, "given a task this worker does not offer");
                     return;
@@ -349,8 +349,7 @@ impl Job {
                     Ok(replay) => replay,
                     Err(failure) => return Outcome::Ended(Err(failure)),
                 };
-                let journal =
-                    Arc::new(Journal::new(self.client.clone(), self.claim, replay, self.messages_waiting));
+                let journal = Arc::new(Journal::new(self.client.clone(), self.claim, replay, self.messages_waiting));
                 let _ = say.send(Said::Ready(self.claim.task, self.claim.invocation, journal.clone()));
                 let context = Context::new(journal.clone(), self.key.clone());
                 self.drive(guarded(function(context, input)), &journal).await

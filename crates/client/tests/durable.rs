@@ -198,7 +198,8 @@ async fn children_retries_keys_and_events_work_together() {
             }
         })
         .function(WorkflowDef::single("parent", true), |ctx: Context, key: String| async move {
-            let options = || SpawnOptions { key: Some(key.clone()), on_parent_end: OnParentEnd::Cancel, priority: None };
+            let options =
+                || SpawnOptions { key: Some(key.clone()), on_parent_end: OnParentEnd::Cancel, priority: None };
             let one = ctx.spawn("flaky", &10, options()).await?;
             let two = ctx.spawn("flaky", &20, options()).await?;
             let sum = one.result::<u32>().await? + two.result::<u32>().await?;

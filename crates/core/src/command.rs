@@ -24,6 +24,18 @@ pub struct Claim {
     pub invocation: u32,
 }
 
+/// A hand-over a worker still has in hand, as it says when it comes back.
+///
+/// It is the hand-over and not the attempt that counts: a worker that missed a later hand-over of the same attempt
+/// would otherwise be taken to work on what it never got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Held {
+    /// Which task.
+    pub task: TaskId,
+    /// Which hand-over of the task to a worker.
+    pub invocation: u32,
+}
+
 /// A key that makes a repeated request recognisable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
@@ -114,8 +126,8 @@ pub enum Command {
         local: bool,
         /// It is given up when silent for this long. `None` for a worker whose end is noticed by other means.
         lease_ms: Option<u64>,
-        /// The attempts it still has in hand. Others it was given are given up.
-        holds: Vec<(TaskId, u32)>,
+        /// What it still has in hand. Others it was given are given up.
+        holds: Vec<Held>,
     },
     /// Renews a worker's lease. Not recorded.
     HeartbeatWorker {
@@ -193,6 +205,13 @@ pub enum Command {
     Explain {
         /// Which run.
         run: RunId,
+    },
+    /// Asks how an inbox stands. Records nothing.
+    LookAtInbox {
+        /// Of which workflow.
+        workflow: String,
+        /// Of which key.
+        key: String,
     },
     /// Counts what is live. Records nothing.
     Count,

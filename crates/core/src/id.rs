@@ -104,29 +104,40 @@ impl fmt::Debug for TaskId {
 }
 
 /// Mints ids from a command's moment. The same moment always gives the same ids.
+///
+/// Ids minted by one partition are in the order they were minted in, also within one millisecond (RFC 9562, section
+/// 6.2, method 1): queues are ordered by time and then by id, and a caller who got one answer and asks again in the
+/// same millisecond expects to be second.
 #[derive(Debug, Clone)]
 pub struct Ids {
     now: Ms,
+    nth: u16,
     seed: u128,
     minted: u64,
 }
 
 impl Ids {
-    /// Starts minting for a command decided at `now` with this `seed`, which no other command may share.
-    pub fn new(now: Ms, seed: u128) -> Self {
-        Ids { now, seed, minted: 0 }
+    /// As many decisions can be put in order within one millisecond.
+    pub const NTH_MAX: u16 = 0xfff;
+
+    /// Starts minting for the `nth` command decided at `now`, with this `seed`, which no other command may share.
+    pub fn new(now: Ms, nth: u16, seed: u128) -> Self {
+        assert!(nth <= Ids::NTH_MAX, "an id has 12 bits for the order within a millisecond");
+        Ids { now, nth, seed, minted: 0 }
     }
 
     /// The next id, in UUID version 7 form.
     pub fn mint(&mut self) -> u128 {
         self.minted += 1;
         let low = mix((self.seed as u64).wrapping_add(self.minted.wrapping_mul(0xd134_2543_de82_ef95)));
-        let high = mix(((self.seed >> 64) as u64) ^ self.minted.rotate_left(32) ^ low);
+        let random = mix(((self.seed >> 64) as u64) ^ self.minted.rotate_left(32) ^ low);
+        // The order within a command is kept for its first 63 ids, which is more than anything needs that queues.
+        let order = u128::from(self.minted.min(63)) << 56;
         let time = u128::from(self.now & 0xffff_ffff_ffff) << 80;
         let version = 0x7_u128 << 76;
-        let a = u128::from(high & 0xfff) << 64;
+        let a = u128::from(self.nth) << 64;
         let variant = 0b10_u128 << 62;
-        time | version | a | variant | u128::from(low >> 2)
+        time | version | a | variant | order | u128::from(random >> 8)
     }
 }
 

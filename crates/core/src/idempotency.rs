@@ -1,7 +1,5 @@
 //! Idempotency keys: a repeated request is recognised in the same commit as the work it guards.
 
-use alloc::borrow::ToOwned;
-
 use crate::command::Idempotency;
 use crate::id::{MessageId, RunId};
 use crate::machine::Step;
@@ -45,26 +43,31 @@ impl Step<'_> {
         let expires_at = self.now.saturating_add(self.limits.idempotency_ttl_ms);
         let row = IdempotencyRow { body, message, run, expires_at };
         self.out.put(Table::Idempotency, &row::key::idempotency(self.tenant, &key), &row);
-        if self.t.expiring.is_empty() {
+        // One timer stands for the earliest. A restart with a shorter limit may make a new key the earliest.
+        let earliest = self.t.expiring.first().map(|(due, _)| *due);
+        if earliest.is_none_or(|due| expires_at < due) {
+            if let Some(due) = earliest {
+                self.timers.unset(due, self.tenant, TimerKey::Idempotency);
+            }
             self.timers.set(expires_at, self.tenant, TimerKey::Idempotency);
         }
-        self.t.expiring.push_back((expires_at, key.to_owned()));
+        self.t.expiring.insert((expires_at, key.clone()));
         self.t.idempotency.insert(key, row);
     }
 
     /// Forgets what has expired, a bounded number at a time.
     pub(crate) fn expire_idempotency(&mut self) {
         for _ in 0..EXPIRED_PER_TIMER_MAX {
-            match self.t.expiring.front() {
+            match self.t.expiring.first() {
                 Some((due, _)) if *due <= self.now => {}
                 Some(_) | None => break,
             }
-            if let Some((_, key)) = self.t.expiring.pop_front() {
+            if let Some((_, key)) = self.t.expiring.pop_first() {
                 self.t.idempotency.remove(&key);
                 self.out.delete(Table::Idempotency, &row::key::idempotency(self.tenant, &key));
             }
         }
-        if let Some((due, _)) = self.t.expiring.front() {
+        if let Some((due, _)) = self.t.expiring.first() {
             self.timers.set(*due, self.tenant, TimerKey::Idempotency);
         }
     }

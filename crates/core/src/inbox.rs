@@ -18,7 +18,7 @@ use crate::effect::Effect;
 use crate::id::{MessageId, RunId, TaskId};
 use crate::journal::{Completion, PendingKind, Received};
 use crate::machine::{Consequence, Step};
-use crate::reply::{Refusal, Reply};
+use crate::reply::{InboxView, Refusal, Reply};
 use crate::row::{self, InboxRow, MessageRow, MessageState, RunState, TaskState};
 use crate::run::NewRun;
 use crate::write::Table;
@@ -137,6 +137,17 @@ impl Step<'_> {
             }
             (None, _) => {}
         }
+    }
+
+    pub(crate) fn look_at_inbox(&self, workflow: String, key: String) -> Option<InboxView> {
+        let inbox = self.t.inboxes.get(&(workflow, key))?;
+        Some(InboxView {
+            live: inbox.row.live,
+            closed: inbox.row.closed,
+            successor: inbox.row.successor,
+            unread: inbox.unread.len() as u64,
+            received: inbox.received.len() as u64,
+        })
     }
 
     fn place_of(&self, run: RunId) -> Option<(String, String)> {

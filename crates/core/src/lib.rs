@@ -34,7 +34,7 @@ pub mod worker;
 pub mod workflow;
 pub mod write;
 
-pub use crate::command::{Command, Fact, Facts, Need};
+pub use crate::command::{Command, Fact, Facts, Held, Need};
 pub use crate::effect::Effect;
 pub use crate::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
 pub use crate::machine::{Core, Moment};

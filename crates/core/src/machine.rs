@@ -32,6 +32,10 @@ pub struct Core {
     pub(crate) limits: Limits,
     pub(crate) meta: MetaRow,
     pub(crate) meta_dirty: bool,
+    /// The time the meta row was last recorded with.
+    pub(crate) recorded_now: Ms,
+    /// How many decisions were taken at the present time.
+    pub(crate) nth_now: u16,
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
     pub(crate) timers: Timers,
 }
@@ -65,6 +69,8 @@ pub(crate) struct Step<'a> {
     pub(crate) ids: Ids,
     pub(crate) out: &'a mut Out,
     pub(crate) agenda: VecDeque<Consequence>,
+    /// Runs started by events in this decision, and how long the chain is that led to each.
+    pub(crate) triggered: BTreeMap<RunId, u32>,
     pub(crate) dirty_runs: BTreeSet<RunId>,
     pub(crate) dirty_tasks: BTreeSet<TaskId>,
     pub(crate) dirty_inboxes: BTreeSet<(String, String)>,
@@ -77,6 +83,8 @@ impl Core {
             limits,
             meta: MetaRow::default(),
             meta_dirty: false,
+            recorded_now: 0,
+            nth_now: 0,
             tenants: BTreeMap::new(),
             timers: Timers::default(),
         }
@@ -118,6 +126,7 @@ impl Core {
             | Command::Park { .. }
             | Command::PutToken { .. }
             | Command::RevokeToken { .. }
+            | Command::LookAtInbox { .. }
             | Command::Count => None,
         }
     }
@@ -165,31 +174,27 @@ impl Core {
 
     /// Records what belongs to the partition rather than to a tenant. Called once per batch.
     pub fn close_batch(&mut self, out: &mut Out) {
-        if self.meta_dirty {
+        // Whatever is recorded was decided at some time, and a restart must not decide at an earlier one.
+        let later = out.op_count() > 0 && self.meta.now > self.recorded_now;
+        if self.meta_dirty || later {
             self.meta_dirty = false;
+            self.recorded_now = self.meta.now;
             out.put(Table::Meta, b"partition", &self.meta);
         }
     }
 
     /// Counts what is live, over all tenants.
     pub fn counts(&self) -> Counts {
-        let mut sum = Counts::default();
-        for tenant in self.tenants.values() {
-            let one = tenant.counts();
-            sum.runs_live += one.runs_live;
-            sum.runs_queued += one.runs_queued;
-            sum.runs_parked += one.runs_parked;
-            sum.tasks_queued += one.tasks_queued;
-            sum.tasks_running += one.tasks_running;
-            sum.tasks_suspended += one.tasks_suspended;
-            sum.messages_unread += one.messages_unread;
-            sum.workers += one.workers;
-        }
-        sum
+        self.tenants.values().map(Tenant::counts).fold(Counts::default(), |sum, one| sum + one)
     }
 
     pub(crate) fn step<'a>(&'a mut self, moment: Moment, tenant: TenantId, out: &'a mut Out) -> Option<Step<'a>> {
-        let now = self.meta.now;
+        self.nth_now += 1;
+        if self.nth_now > Ids::NTH_MAX {
+            // More decisions than ids can put in order at one time: the next belong to the next millisecond.
+            self.advance(self.meta.now + 1);
+        }
+        let (now, nth) = (self.meta.now, self.nth_now);
         Some(Step {
             tenant,
             t: self.tenants.get_mut(&tenant)?,
@@ -198,9 +203,10 @@ impl Core {
             meta_dirty: &mut self.meta_dirty,
             limits: self.limits,
             now,
-            ids: Ids::new(now, moment.seed),
+            ids: Ids::new(now, nth, moment.seed),
             out,
             agenda: VecDeque::new(),
+            triggered: BTreeMap::new(),
             dirty_runs: BTreeSet::new(),
             dirty_tasks: BTreeSet::new(),
             dirty_inboxes: BTreeSet::new(),
@@ -209,7 +215,10 @@ impl Core {
 
     /// A clock that jumps back must not make anything happen twice or in the wrong order, so time only goes forward.
     pub(crate) fn advance(&mut self, now: Ms) {
-        self.meta.now = self.meta.now.max(now);
+        if now > self.meta.now {
+            self.meta.now = now;
+            self.nth_now = 0;
+        }
     }
 }
 
@@ -242,6 +251,7 @@ impl Step<'_> {
             Command::PutToken { token, name, scopes, expires_at } => self.put_token(token, name, scopes, expires_at),
             Command::RevokeToken { token } => self.revoke_token(token),
             Command::Explain { run } => self.explain(run, facts),
+            Command::LookAtInbox { workflow, key } => Ok(Reply::Inbox(self.look_at_inbox(workflow, key))),
             Command::Count => Ok(Reply::Counts(self.t.counts())),
         }
     }
@@ -261,24 +271,20 @@ impl Step<'_> {
     pub(crate) fn settle(&mut self) {
         // Assignments come last, so that one pass gives the freed slots to whoever is first in line by then.
         let mut assign: BTreeSet<String> = BTreeSet::new();
-        loop {
-            while let Some(consequence) = self.agenda.pop_front() {
-                match consequence {
-                    Consequence::EndRun { run, end } => self.end_run(run, end),
-                    Consequence::BeginRun(run) => self.begin_run(run),
-                    Consequence::CompleteEntry { task, position, completion } => {
-                        self.complete_entry(task, position, completion);
-                    }
-                    Consequence::Assign(action) => {
-                        assign.insert(action);
-                    }
+        while let Some(consequence) = self.agenda.pop_front() {
+            match consequence {
+                Consequence::EndRun { run, end } => self.end_run(run, end),
+                Consequence::BeginRun(run) => self.begin_run(run),
+                Consequence::CompleteEntry { task, position, completion } => {
+                    self.complete_entry(task, position, completion);
+                }
+                Consequence::Assign(action) => {
+                    assign.insert(action);
                 }
             }
-            match assign.pop_first() {
-                Some(action) => self.assign(&action),
-                None => break,
-            }
         }
+        self.assign(assign);
+        assert!(self.agenda.is_empty(), "giving out tasks has no further consequences");
         self.record();
     }
 

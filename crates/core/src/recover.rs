@@ -88,13 +88,16 @@ impl Recovery {
     /// [`RecoverError`] names the table or the contradiction.
     pub fn finish(mut self, limits: Limits) -> Result<Core, RecoverError> {
         let mut core = Core::new(limits);
-        let mut rows: BTreeMap<Table, Vec<(Vec<u8>, Vec<u8>)>> = BTreeMap::new();
+        // Rows of one table, in key order.
+        type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+        let mut rows: BTreeMap<Table, Rows> = BTreeMap::new();
         while let Some(((table, key), body)) = self.rows.pop_first() {
             rows.entry(table).or_default().push((key, body));
         }
         let mut take = |table: Table| rows.remove(&table).unwrap_or_default();
         for (_, body) in take(Table::Meta) {
             core.meta = read::<MetaRow>(Table::Meta, &body)?;
+            core.recorded_now = core.meta.now;
         }
         for (key, body) in take(Table::Tenant) {
             core.tenants.entry(tenant_of(&key)?).or_default().row = Some(read::<TenantRow>(Table::Tenant, &body)?);
@@ -302,12 +305,11 @@ fn derive(core: &mut Core) -> Result<(), RecoverError> {
                 run.children.insert(child);
             }
         }
-        let mut expiring: Vec<_> = tenant.idempotency.iter().map(|(key, row)| (row.expires_at, key.clone())).collect();
-        expiring.sort();
+        let expiring: BTreeSet<_> = tenant.idempotency.iter().map(|(key, row)| (row.expires_at, key.clone())).collect();
         if let Some((due, _)) = expiring.first() {
             timers.set(*due, tenant_id, TimerKey::Idempotency);
         }
-        tenant.expiring = expiring.into();
+        tenant.expiring = expiring;
     }
     Ok(())
 }

@@ -57,8 +57,25 @@ pub enum Reply {
         /// Since when.
         since: Option<Ms>,
     },
+    /// How an inbox stands. `None` when no run is live for its key, and so nothing waits.
+    Inbox(Option<InboxView>),
     /// What is live.
     Counts(Counts),
+}
+
+/// An inbox with a live run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InboxView {
+    /// The live run.
+    pub live: RunId,
+    /// Whether it takes no more messages.
+    pub closed: bool,
+    /// The run that will follow, if it is promised already.
+    pub successor: Option<RunId>,
+    /// Messages no run has received yet.
+    pub unread: u64,
+    /// Messages the live run has received.
+    pub received: u64,
 }
 
 /// What is live in one tenant.
@@ -80,6 +97,23 @@ pub struct Counts {
     pub messages_unread: u64,
     /// Connected workers.
     pub workers: u64,
+}
+
+impl core::ops::Add for Counts {
+    type Output = Counts;
+
+    fn add(self, other: Counts) -> Counts {
+        Counts {
+            runs_live: self.runs_live + other.runs_live,
+            runs_queued: self.runs_queued + other.runs_queued,
+            runs_parked: self.runs_parked + other.runs_parked,
+            tasks_queued: self.tasks_queued + other.tasks_queued,
+            tasks_running: self.tasks_running + other.tasks_running,
+            tasks_suspended: self.tasks_suspended + other.tasks_suspended,
+            messages_unread: self.messages_unread + other.messages_unread,
+            workers: self.workers + other.workers,
+        }
+    }
 }
 
 /// A refusal. Nothing was recorded. Each says what to change.

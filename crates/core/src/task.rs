@@ -2,6 +2,7 @@
 //! `backoff` between attempts, `suspended` while a durable function waits outside memory, `parked` when a person is needed.
 
 use alloc::borrow::ToOwned;
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -45,10 +46,10 @@ impl Step<'_> {
         &mut self,
         claim: &Claim,
         facts: &Facts,
-        said: fn(&TaskState) -> bool,
+        said: fn(&TaskRow) -> bool,
     ) -> Result<bool, Refusal> {
         let repeated =
-            |task: &TaskRow| task.attempt == claim.attempt && task.invocation == claim.invocation && said(&task.state);
+            |task: &TaskRow| task.attempt == claim.attempt && task.invocation == claim.invocation && said(task);
         if self.t.task(claim.task).is_some_and(repeated) {
             return Ok(false);
         }
@@ -100,11 +101,19 @@ impl Step<'_> {
         }
     }
 
-    /// Gives queued tasks of an action to workers while there are both.
-    pub(crate) fn assign(&mut self, action: &str) {
-        while let Some(spot) = self.t.queues.get(action).and_then(|queue| queue.first().copied()) {
-            let Some(worker) = self.free_worker(action) else { return };
+    /// Gives queued tasks of these actions to workers while there are both. A slot that could serve several actions
+    /// goes to whoever is first in line over all of them, so that no action starves another.
+    pub(crate) fn assign(&mut self, actions: BTreeSet<String>) {
+        let first = |step: &Self, action: &str| step.t.queues.get(action).and_then(|queue| queue.first().copied());
+        let mut heads: BTreeSet<(Spot, String)> =
+            actions.into_iter().filter_map(|action| Some((first(self, &action)?, action))).collect();
+        while let Some((spot, action)) = heads.pop_first() {
+            // Nobody free for the first of an action means nobody for the rest of it.
+            let Some(worker) = self.free_worker(&action) else { continue };
             self.dispatch(spot.2, spot.1, worker);
+            if let Some(next) = first(self, &action) {
+                heads.insert((next, action));
+            }
         }
     }
 
@@ -197,7 +206,9 @@ impl Step<'_> {
 
     pub(crate) fn complete(&mut self, claim: Claim, output: Bytes, facts: &Facts) -> Result<Reply, Refusal> {
         self.check_payload("the output", &output)?;
-        if !self.claimed_or_repeated(&claim, facts, |state| *state == TaskState::Completed)? {
+        // A completion has an output, even if it is empty; a supersession has none.
+        let said = |task: &TaskRow| task.state == TaskState::Completed && task.output.is_some();
+        if !self.claimed_or_repeated(&claim, facts, said)? {
             return Ok(Reply::Done);
         }
         let output = self.store_payload(output);
@@ -207,7 +218,8 @@ impl Step<'_> {
     }
 
     pub(crate) fn supersede(&mut self, claim: Claim, reason: String, facts: &Facts) -> Result<Reply, Refusal> {
-        if !self.claimed_or_repeated(&claim, facts, |state| *state == TaskState::Completed)? {
+        let said = |task: &TaskRow| task.state == TaskState::Completed && task.output.is_none();
+        if !self.claimed_or_repeated(&claim, facts, said)? {
             return Ok(Reply::Done);
         }
         let run = self.t.runs.get(&claim.task.run).ok_or(Refusal::NoRun { run: claim.task.run })?;
@@ -215,25 +227,26 @@ impl Step<'_> {
             return Err(Refusal::NoInbox { name: run.def.name.clone() });
         }
         self.end_task(claim.task, TaskState::Completed, None, None);
-        let end = End { state: RunState::Superseded, output: None, error: Some(reason) };
+        let end = End { state: RunState::Superseded, output: None, error: Some(self.kept_text(reason)) };
         self.agenda.push_back(Consequence::EndRun { run: claim.task.run, end });
         Ok(Reply::Done)
     }
 
     pub(crate) fn fail(&mut self, claim: Claim, error: String, retry: bool, facts: &Facts) -> Result<Reply, Refusal> {
-        if error.len() > self.limits.payload_bytes_max {
-            let (found, max) = (error.len(), self.limits.payload_bytes_max);
-            return Err(Refusal::TooLarge { what: "the error", found, max });
-        }
-        if !self.claimed_or_repeated(&claim, facts, |state| *state == TaskState::Failed)? {
+        let said = |task: &TaskRow| matches!(task.state, TaskState::Failed | TaskState::Backoff { .. });
+        if !self.claimed_or_repeated(&claim, facts, said)? {
             return Ok(Reply::Done);
         }
+        let error = self.kept_text(error);
         self.attempt_failed(claim.task, error, retry);
         Ok(Reply::Done)
     }
 
     pub(crate) fn park(&mut self, claim: Claim, error: String) -> Result<Reply, Refusal> {
-        self.claimed(&claim)?;
+        if !self.claimed_or_repeated(&claim, &Facts::new(), |task| task.state == TaskState::Parked)? {
+            return Ok(Reply::Done);
+        }
+        let error = self.kept_text(error);
         self.leave_state(claim.task);
         if let Some(run) = self.t.runs.get_mut(&claim.task.run) {
             run.row.state = RunState::Parked;
@@ -294,6 +307,9 @@ impl Step<'_> {
 
     pub(crate) fn suspend(&mut self, claim: Claim, waiting: &[u32]) -> Result<Reply, Refusal> {
         let now = self.now;
+        if !self.claimed_or_repeated(&claim, &Facts::new(), |task| matches!(task.state, TaskState::Suspended { .. }))? {
+            return Ok(Reply::Suspended);
+        }
         let task = self.claimed(&claim)?;
         if waiting.is_empty() || waiting.iter().any(|position| !task.pending.contains_key(position)) {
             return Ok(Reply::StayAwake);

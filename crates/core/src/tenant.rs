@@ -1,7 +1,7 @@
 //! A tenant: the state of everything that is one customer's, and nothing of anybody else's.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -41,7 +41,7 @@ pub(crate) struct Tenant {
     pub(crate) event_waits: BTreeMap<String, EventWaits>,
     pub(crate) idempotency: BTreeMap<String, IdempotencyRow>,
     /// Idempotency keys in the order they expire.
-    pub(crate) expiring: VecDeque<(Ms, String)>,
+    pub(crate) expiring: BTreeSet<(Ms, String)>,
     pub(crate) tokens: BTreeMap<TokenId, TokenRow>,
 }
 

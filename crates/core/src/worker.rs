@@ -4,6 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::command::Held;
 use crate::id::{Ms, TaskId, WorkerId};
 use crate::machine::{Consequence, Step};
 use crate::reply::{Refusal, Reply};
@@ -44,7 +45,7 @@ impl Step<'_> {
         slots: u32,
         local: bool,
         lease_ms: Option<u64>,
-        holds: &[(TaskId, u32)],
+        holds: &[Held],
     ) -> Result<Reply, Refusal> {
         if !self.t.workers.contains_key(&id) && self.t.workers.len() >= self.limits.workers_max {
             return Err(Refusal::Full {
@@ -60,9 +61,10 @@ impl Step<'_> {
         if let Some(until) = before.lease_until {
             self.timers.unset(until, self.tenant, TimerKey::WorkerLease(id));
         }
+        let holds: BTreeSet<Held> = holds.iter().copied().collect();
         let held = |task: &TaskId| {
-            let attempt = self.t.task(*task).map_or(0, |row| row.attempt);
-            holds.contains(&(*task, attempt))
+            let invocation = self.t.task(*task).map_or(0, |row| row.invocation);
+            holds.contains(&Held { task: *task, invocation })
         };
         let (running, lost): (BTreeSet<TaskId>, BTreeSet<TaskId>) = before.running.into_iter().partition(held);
         let lease_until = lease_ms.map(|lease| self.now.saturating_add(lease));

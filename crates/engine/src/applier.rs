@@ -78,6 +78,8 @@ fn checkpoint(partition: &Partition, tables: &Tables, since_checkpoint: &mut usi
             *since_checkpoint = 0;
             partition.stats.set_checkpoint(position);
         }
-        Err(error) => tracing::warn!(%error, "the tables could not be checkpointed; log segments are kept until they are"),
+        Err(error) => {
+            tracing::warn!(%error, "the tables could not be checkpointed; log segments are kept until they are")
+        }
     }
 }

@@ -25,7 +25,10 @@ pub struct Submission {
 
 impl std::fmt::Debug for Submission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Submission").field("tenant", &self.tenant).field("command", &self.command).finish_non_exhaustive()
+        f.debug_struct("Submission")
+            .field("tenant", &self.tenant)
+            .field("command", &self.command)
+            .finish_non_exhaustive()
     }
 }
 
@@ -48,7 +51,10 @@ pub struct DecidedBatch {
 
 impl std::fmt::Debug for DecidedBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DecidedBatch").field("bytes", &self.writes.len()).field("commands", &self.commands).finish_non_exhaustive()
+        f.debug_struct("DecidedBatch")
+            .field("bytes", &self.writes.len())
+            .field("commands", &self.commands)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,7 +143,10 @@ impl Decider {
 
     /// Whether the current batch holds anything.
     pub fn has_work(&self) -> bool {
-        self.out.op_count() > 0 || self.out.effect_count() > 0 || !self.batch.answers.is_empty() || !self.batch.lookups.is_empty()
+        self.out.op_count() > 0
+            || self.out.effect_count() > 0
+            || !self.batch.answers.is_empty()
+            || !self.batch.lookups.is_empty()
     }
 
     fn moment(&mut self, now: u64) -> Moment {

@@ -16,11 +16,11 @@ use mainspring_store::retention::Retention;
 use mainspring_store::{Batch, Reader, Tables, TablesError, Unapplied};
 use tokio::sync::oneshot;
 
+use crate::applier;
 use crate::decider::{Answer, Decider, Respond};
 use crate::hub::Hub;
 use crate::partition::{EngineError, Partition, now_ms, spawn, submission};
 use crate::status::{Health, Stats};
-use crate::applier;
 
 /// How an engine is opened.
 #[derive(Debug, Clone)]
@@ -148,10 +148,8 @@ impl Engine {
     /// Like [`Engine::submit`], for callers that are not async. `respond` runs on the engine's thread: it must be quick.
     pub fn submit_with(&self, tenant: TenantId, command: Command, respond: Respond) {
         let partition = self.partition(tenant);
-        let begins = matches!(
-            command,
-            Command::StartRun { .. } | Command::SendMessage { .. } | Command::EmitEvent { .. }
-        );
+        let begins =
+            matches!(command, Command::StartRun { .. } | Command::SendMessage { .. } | Command::EmitEvent { .. });
         if begins && let Some(busy) = partition.too_far_behind() {
             respond(Err(busy));
             return;
@@ -188,6 +186,22 @@ impl Engine {
     pub fn health(&self) -> Health {
         let unwell = self.inner.partitions.iter().map(|partition| partition.health());
         unwell.into_iter().find(|health| *health != Health::Accepting).unwrap_or(Health::Accepting)
+    }
+
+    /// Every tenant there is, with its name.
+    ///
+    /// # Errors
+    /// [`EngineError::Unreadable`].
+    pub async fn tenants(&self) -> Result<Vec<(TenantId, String)>, EngineError> {
+        let readers: Vec<Reader> = self.readers().cloned().collect();
+        let read = tokio::task::spawn_blocking(move || {
+            readers.iter().map(Reader::tenants).collect::<Result<Vec<_>, TablesError>>()
+        });
+        match read.await {
+            Ok(Ok(tenants)) => Ok(tenants.into_iter().flatten().map(|(id, row)| (id, row.name)).collect()),
+            Ok(Err(error)) => Err(EngineError::Unreadable { cause: error.to_string() }),
+            Err(_) => Err(EngineError::ShuttingDown),
+        }
     }
 
     /// Counters, per partition, with the number of unapplied bytes.
@@ -319,8 +333,12 @@ fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Resul
     let applied = tables.applied()?;
     tables.live_rows(|op| recovery.apply(op))?;
     let unapplied = Arc::new(Unapplied::new(applied));
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(|error| OpenError::System { what: "randomness", cause: error.to_string() })?;
+    let seed = u128::from_le_bytes(seed);
+    let log_options = LogOptions { salt_seed: (seed >> 64) as u64, ..options.log.clone() };
     // If another process has the directory, the log's lock says so here, before anything was decided on what was read.
-    let (log, mut tail) = Log::open(&dir.join("log"), number, options.log.clone(), Position(applied + 1))?;
+    let (log, mut tail) = Log::open(&dir.join("log"), number, log_options, Position(applied + 1))?;
     if let Some(torn) = &tail.torn_tail {
         tracing::info!(?torn, "the log ended in a write cut short by a crash; what was never acknowledged was cut");
     }
@@ -343,10 +361,7 @@ fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Resul
     }
     let core = recovery.finish(options.limits)?;
     let system = |what| move |error: std::io::Error| OpenError::System { what, cause: error.to_string() };
-    let mut seed = [0; 16];
-    getrandom::fill(&mut seed)
-        .map_err(|error| OpenError::System { what: "randomness", cause: error.to_string() })?;
-    let mut decider = Decider::new(core, u128::from_le_bytes(seed));
+    let mut decider = Decider::new(core, seed);
     decider.resume(now_ms());
 
     let position = log.stats().next.0 - 1;
@@ -354,6 +369,7 @@ fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Resul
     let partition = Partition::new(hub.clone(), unapplied, reader, position);
     let threads = partition.start(decider, log).map_err(system("a thread"))?;
     let (shared, retention) = (partition.clone(), options.retention);
-    let applier = spawn("mainspring-tables", move || applier::run(&shared, tables, retention)).map_err(system("a thread"))?;
+    let applier =
+        spawn("mainspring-tables", move || applier::run(&shared, tables, retention)).map_err(system("a thread"))?;
     Ok((partition, threads, applier))
 }

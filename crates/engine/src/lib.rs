@@ -19,3 +19,8 @@ pub use engine::{Engine, EngineOptions, OpenError};
 pub use hub::{Dispatched, EventNotice, Hub, WorkerInbox};
 pub use partition::EngineError;
 pub use status::{Health, Stats};
+
+// What readers of rows need of the store, so that adapters depend on the engine alone.
+pub use mainspring_store::log::{LogOptions, SyncMode};
+pub use mainspring_store::retention::Retention;
+pub use mainspring_store::{Page, Reader, RunFilter};

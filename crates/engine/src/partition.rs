@@ -39,7 +39,9 @@ pub enum EngineError {
         retry_after_ms: u64,
     },
     /// A write to the log failed: nothing more is accepted. Nothing accepted is lost.
-    #[error("the partition stopped accepting because its log could not be written ({cause}); mend the disk and restart")]
+    #[error(
+        "the partition stopped accepting because its log could not be written ({cause}); mend the disk and restart"
+    )]
     Stopped {
         /// What failed.
         cause: String,
@@ -161,10 +163,8 @@ impl Partition {
     /// Refuses work that begins something new while the tables are too far behind. Work that ends something goes on, or
     /// nothing would ever get better.
     pub(crate) fn too_far_behind(&self) -> Option<EngineError> {
-        (self.unapplied.bytes() > UNAPPLIED_BYTES_MAX).then_some(EngineError::Busy {
-            what: "the tables are too far behind the log",
-            retry_after_ms: 1_000,
-        })
+        (self.unapplied.bytes() > UNAPPLIED_BYTES_MAX)
+            .then_some(EngineError::Busy { what: "the tables are too far behind the log", retry_after_ms: 1_000 })
     }
 
     pub(crate) fn durable_position(&self) -> u64 {

@@ -17,6 +17,9 @@ const RUNS_EXAMINED_MAX: usize = 20_000;
 /// Connections kept open for readers. More readers than this open one for themselves.
 const CONNECTIONS_KEPT_MAX: usize = 4;
 
+/// Keys and bodies, as they are stored.
+pub type RawRows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Reads one partition. Cheap to clone; calls block on SQLite, so async callers use a blocking thread.
 #[derive(Debug, Clone)]
 pub struct Reader {
@@ -86,7 +89,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`TablesError::Sqlite`].
-    pub fn prefixed(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TablesError> {
+    pub fn prefixed(&self, table: Table, prefix: &[u8]) -> Result<RawRows, TablesError> {
         // The snapshot is taken before the tables are read: a batch that is applied in between is then seen twice,
         // which folding makes harmless, and never missed.
         let waiting = self.unapplied.snapshot();
@@ -166,7 +169,13 @@ impl Reader {
     ) -> Result<Vec<(u64, EventRow)>, TablesError> {
         let from = row::key::event(tenant, scope, after.saturating_add(1));
         let to = row::key::event(tenant, scope, u64::MAX);
-        self.event_range("SELECT key, body FROM events WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3", scope, &from, &to, limit)
+        self.event_range(
+            "SELECT key, body FROM events WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3",
+            scope,
+            &from,
+            &to,
+            limit,
+        )
     }
 
     /// The latest `limit` events of a scope, newest first. May lag.
@@ -181,7 +190,13 @@ impl Reader {
     ) -> Result<Vec<(u64, EventRow)>, TablesError> {
         let from = row::key::event(tenant, scope, 0);
         let to = row::key::event(tenant, scope, u64::MAX);
-        self.event_range("SELECT key, body FROM events WHERE key >= ?1 AND key < ?2 ORDER BY key DESC LIMIT ?3", scope, &from, &to, limit)
+        self.event_range(
+            "SELECT key, body FROM events WHERE key >= ?1 AND key < ?2 ORDER BY key DESC LIMIT ?3",
+            scope,
+            &from,
+            &to,
+            limit,
+        )
     }
 
     fn event_range(
@@ -192,7 +207,7 @@ impl Reader {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(u64, EventRow)>, TablesError> {
-        let rows: Vec<(Vec<u8>, Vec<u8>)> = self.pool.with(|connection| {
+        let rows: RawRows = self.pool.with(|connection| {
             let mut statement = connection.prepare_cached(sql)?;
             statement.query_map(params![from, to, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         })?;
@@ -220,7 +235,7 @@ impl Reader {
     ) -> Result<Page<(RunId, RunRow)>, TablesError> {
         let from = tenant.to_bytes().to_vec();
         let to = row::key::run(tenant, before.unwrap_or(RunId(u128::MAX)));
-        let (examined, rows): (Vec<Vec<u8>>, Vec<(Vec<u8>, Vec<u8>)>) = self.pool.with(|connection| {
+        let (examined, rows): (Vec<Vec<u8>>, RawRows) = self.pool.with(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT key, body, workflow, state FROM runs WHERE key > ?1 AND key < ?2 ORDER BY key DESC LIMIT ?3",
             )?;
@@ -229,7 +244,9 @@ impl Reader {
             while let Some(row) = rows.next()? {
                 count += 1;
                 let matches = |index: usize, wanted: &Option<String>| -> rusqlite::Result<bool> {
-                    Ok(wanted.as_deref().is_none_or(|wanted| row.get_ref(index).is_ok_and(|v| v.as_str() == Ok(wanted))))
+                    Ok(wanted
+                        .as_deref()
+                        .is_none_or(|wanted| row.get_ref(index).is_ok_and(|v| v.as_str() == Ok(wanted))))
                 };
                 if matches(2, &filter.workflow)? && matches(3, &filter.state)? {
                     found.push((row.get(0)?, row.get(1)?));
@@ -259,9 +276,7 @@ impl Reader {
         table: Table,
     ) -> Result<Vec<(u128, T)>, TablesError> {
         let rows = self.prefixed(table, &tenant.to_bytes())?;
-        rows.into_iter()
-            .map(|(key, body)| Ok((row::key::second(&key).unwrap_or(0), self.decode(&body)?)))
-            .collect()
+        rows.into_iter().map(|(key, body)| Ok((row::key::second(&key).unwrap_or(0), self.decode(&body)?))).collect()
     }
 
     /// Every tenant of the partition.

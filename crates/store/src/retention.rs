@@ -58,14 +58,20 @@ impl Tables {
         let fail = |source| TablesError::Sqlite { path: path.clone(), source };
         let transaction = self.connection().transaction().map_err(fail)?;
         let runs = sweep_runs(&transaction, now.saturating_sub(retention.runs_ms), sweep, rows_max).map_err(fail)?;
-        let events = sweep_events(&transaction, now.saturating_sub(retention.events_ms), sweep, rows_max).map_err(fail)?;
+        let events =
+            sweep_events(&transaction, now.saturating_sub(retention.events_ms), sweep, rows_max).map_err(fail)?;
         transaction.commit().map_err(fail)?;
         let finished = sweep.runs_after.is_empty() && sweep.events_after.is_empty();
         Ok(Swept { runs, events, finished })
     }
 }
 
-fn sweep_runs(transaction: &Transaction<'_>, cutoff: Ms, sweep: &mut Sweep, rows_max: usize) -> rusqlite::Result<usize> {
+fn sweep_runs(
+    transaction: &Transaction<'_>,
+    cutoff: Ms,
+    sweep: &mut Sweep,
+    rows_max: usize,
+) -> rusqlite::Result<usize> {
     let mut statement =
         transaction.prepare_cached("SELECT key, finished_at, body FROM runs WHERE key > ?1 ORDER BY key LIMIT ?2")?;
     let mut rows = statement.query(params![sweep.runs_after, rows_max as i64])?;
@@ -157,7 +163,8 @@ fn sweep_events(
     sweep: &mut Sweep,
     rows_max: usize,
 ) -> rusqlite::Result<usize> {
-    let mut statement = transaction.prepare_cached("SELECT key, at FROM events WHERE key > ?1 ORDER BY key LIMIT ?2")?;
+    let mut statement =
+        transaction.prepare_cached("SELECT key, at FROM events WHERE key > ?1 ORDER BY key LIMIT ?2")?;
     let mut rows = statement.query(params![sweep.events_after, rows_max as i64])?;
     let (mut examined, mut old) = (0, Vec::new());
     while let Some(row) = rows.next()? {

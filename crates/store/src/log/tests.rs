@@ -10,6 +10,7 @@ use super::{
     disk::Disk,
     format::{self, BLOCK, HeaderRead, SegmentHeader},
     measure_sync,
+    test_tap::{Change, Event, Tap},
 };
 
 const PARTITION: u16 = 3;
@@ -144,6 +145,39 @@ fn a_batch_larger_than_a_segment_gets_its_own() {
     drop(log);
     let (_log, mut recovery) = open(dir.path(), 1).expect("opens");
     assert!(replayed(&mut recovery) == [(1, large.clone()), (2, b"small".to_vec()), (3, large)]);
+}
+
+#[test]
+fn an_empty_segment_that_is_replaced_still_follows_the_one_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut log, _) = open(dir.path(), 1).expect("opens");
+    for _ in 0..6 {
+        log.append(&[&[1; 100]]).expect("appended");
+    }
+    drop(log);
+    // What a crash in the first write to the second segment leaves behind.
+    flip(&segments(dir.path())[1], BLOCK + 50);
+    let (mut log, recovery) = open(dir.path(), 1).expect("opens");
+    assert_eq!(recovery.batches(), 5);
+    assert_eq!(log.append(&[&[2; 50_000]]).expect("appended"), Position(6));
+    assert_eq!(log.append(&[b"after"]).expect("appended"), Position(7));
+    drop(log);
+    assert_eq!(open(dir.path(), 1).expect("opens").1.batches(), 7);
+}
+
+#[test]
+fn the_next_segment_is_prepared_after_a_restart_in_the_middle_of_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fill(dir.path(), 1);
+    let tap = Tap::default();
+    let mut disk = Disk::new(SyncMode::Durable, true);
+    disk.tap = Some(tap.clone());
+    let (mut log, _) =
+        Log::open_on(disk, dir.path(), PARTITION, LogOptions::default(), Position::FIRST).expect("opens");
+    assert!(!prepares(&tap), "a log that is only read prepares nothing");
+    log.append(&[b"second"]).expect("appended");
+    drop(log);
+    assert!(prepares(&tap));
 }
 
 #[test]
@@ -441,6 +475,10 @@ fn the_disk_is_measured_and_left_clean() {
 fn open(dir: &Path, from: u64) -> Result<(Log, Recovery), LogError> {
     let options = LogOptions { segment_bytes: SEGMENT_BYTES, ..LogOptions::default() };
     Log::open(dir, PARTITION, options, Position(from))
+}
+
+fn prepares(tap: &Tap) -> bool {
+    tap.events().iter().any(|event| matches!(event, Event::Begun(Change::Create(name)) if name == "next.tmp"))
 }
 
 fn fill(dir: &Path, batches: u64) {

@@ -216,10 +216,8 @@ impl Log {
         if self.header.capacity_bytes - self.offset < record_bytes {
             self.next_segment(record_bytes)?;
         }
-        if self.offset == BLOCK {
-            // The first record of a segment: time to think of the next one.
-            self.preparer.start(self.planned_bytes());
-        }
+        // With every batch, because a log may be opened in the middle of a segment; it does nothing while one is ready.
+        self.preparer.start(self.planned_bytes());
         let head = RecordHead::of(self.header.salt, self.next, length, parts);
         let encoded = head.encode();
         let mut filled = 0;

@@ -12,17 +12,12 @@ use super::schema::name_of;
 use super::{Applied, TablesError};
 use crate::unapplied::Batch;
 
-pub(super) fn apply(
-    connection: &mut Connection,
-    batches: &[Arc<Batch>],
-    path: &Path,
-) -> Result<Applied, TablesError> {
+pub(super) fn apply(connection: &mut Connection, batches: &[Arc<Batch>], path: &Path) -> Result<Applied, TablesError> {
     let fail = |source| TablesError::Sqlite { path: path.to_owned(), source };
     let mut applied = Applied::default();
     let transaction = connection.transaction().map_err(fail)?;
-    let standing: i64 = transaction
-        .query_row("SELECT position FROM applied WHERE id = 0", [], |row| row.get(0))
-        .map_err(fail)?;
+    let standing: i64 =
+        transaction.query_row("SELECT position FROM applied WHERE id = 0", [], |row| row.get(0)).map_err(fail)?;
     applied.position = standing as u64;
 
     // Later writes of a row replace earlier ones, and rows come out ordered, so each tree is walked once from left to

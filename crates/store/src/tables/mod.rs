@@ -30,7 +30,9 @@ pub enum TablesError {
         source: rusqlite::Error,
     },
     /// Written by a newer release.
-    #[error("the tables in {path} have schema {found}, this release knows up to {known}: run the release that wrote them, or a newer one")]
+    #[error(
+        "the tables in {path} have schema {found}, this release knows up to {known}: run the release that wrote them, or a newer one"
+    )]
     Newer {
         /// The database file.
         path: PathBuf,
@@ -101,9 +103,7 @@ impl Tables {
     /// # Errors
     /// [`TablesError::Sqlite`].
     pub fn checkpoint(&self) -> Result<(), TablesError> {
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-            .map_err(|source| self.fail(source))
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(|source| self.fail(source))
     }
 
     /// Reads every row that is live, table by table, in key order.

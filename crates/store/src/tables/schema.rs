@@ -96,7 +96,8 @@ pub(super) fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 pub(super) fn prepare_reader(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch("PRAGMA cache_size = -4096; PRAGMA busy_timeout = 10000; PRAGMA mmap_size = 268435456;")?;
+    connection
+        .execute_batch("PRAGMA cache_size = -4096; PRAGMA busy_timeout = 10000; PRAGMA mmap_size = 268435456;")?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

@@ -1,0 +1,86 @@
+//! How the command line finds the server that runs on a directory of this machine.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use mainspring_client::TenantId;
+use mainspring_core::TokenId;
+use mainspring_server::Keys;
+use mainspring_server::auth::{Grant, Scope};
+use serde::{Deserialize, Serialize};
+
+use crate::ServerArgs;
+use crate::config::tenant_id;
+
+/// Seconds a token made for one command lasts.
+const OPERATOR_TTL_S: u64 = 60;
+
+/// What a running server leaves in its directory.
+#[derive(Debug, Serialize, Deserialize)]
+struct Running {
+    url: String,
+    pid: u32,
+    tenant: String,
+}
+
+/// A server to talk to.
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) token: String,
+}
+
+fn path_in(dir: &Path) -> PathBuf {
+    dir.join("server.json")
+}
+
+pub(crate) fn write(dir: &Path, url: &str, tenant: TenantId) -> anyhow::Result<()> {
+    let running = Running { url: url.to_owned(), pid: std::process::id(), tenant: tenant.to_string() };
+    let draft = dir.join("server.json.tmp");
+    fs::write(&draft, serde_json::to_vec_pretty(&running)?)?;
+    fs::rename(&draft, path_in(dir)).context("server.json could not be written")
+}
+
+pub(crate) fn remove(dir: &Path) {
+    // Without it the command line says that no server runs, which is then true.
+    let _ = fs::remove_file(path_in(dir));
+}
+
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// The server named by address and token, or the one that runs on the directory, with a token made for this command by the
+/// key that lies there.
+pub(crate) fn find(args: &ServerArgs) -> anyhow::Result<Server> {
+    if let (Some(url), Some(token)) = (&args.url, &args.token) {
+        return Ok(Server { url: url.trim_end_matches('/').to_owned(), token: token.clone() });
+    }
+    let path = path_in(&args.dir);
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!("no server runs on {}: start one with 'mainspring dev', name its directory with --dir, or use --url and --token", args.dir.display())
+    })?;
+    let running: Running =
+        serde_json::from_str(&text).with_context(|| format!("{} is not understood", path.display()))?;
+    let tenant = match &args.tenant {
+        Some(name) => tenant_id(name),
+        None => running.tenant.parse().with_context(|| format!("{} names no tenant", path.display()))?,
+    };
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let grant = Grant {
+        id: TokenId(u128::from_le_bytes(random)),
+        tenant,
+        scopes: &[Scope::Admin],
+        ttl_s: OPERATOR_TTL_S,
+        server_url: &running.url,
+        grpc_address: "",
+    };
+    let (token, _) = Keys::load_or_create(&args.dir)?.sign(&grant)?;
+    Ok(Server { url: running.url, token })
+}

@@ -1,0 +1,223 @@
+//! Wiring: opens the engine, offers the flows, listens, and ends in order.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use mainspring_client::{Client, RunningWorker, TenantId, Worker};
+use mainspring_core::row::TokenRow;
+use mainspring_core::{Command, Table, TokenId};
+use mainspring_engine::{Engine, EngineOptions, LogOptions};
+use mainspring_flows::{AgentSettings, Agents};
+use mainspring_server::api::tokens;
+use mainspring_server::auth::Scope;
+use mainspring_server::{AppState, Keys, ServerOptions};
+use tokio::net::TcpListener;
+
+use crate::config::{Config, Store, dev_agent, tenant_id};
+use crate::local;
+
+/// The tenant of `dev`.
+const DEV_TENANT: &str = "dev";
+/// Open connections get this long to finish their requests at the end. Event streams never finish by themselves.
+const DRAIN: Duration = Duration::from_secs(2);
+
+struct Setup {
+    dir: PathBuf,
+    listen: SocketAddr,
+    public_url: Option<String>,
+    store: Store,
+    agents: Vec<(String, String, AgentSettings)>,
+    example: Option<orders_agent::Settings>,
+    began: Instant,
+}
+
+pub(crate) async fn dev(dir: &Path, listen: SocketAddr, began: Instant) -> anyhow::Result<()> {
+    if !listen.ip().is_loopback() {
+        bail!("dev listens on loopback only, not on {listen}: use 'mainspring serve' to be reached from elsewhere");
+    }
+    let (settings, carrier) = dev_agent()?;
+    let side_effects = dir.join("orders-agent").join("side-effects.jsonl");
+    let word = Duration::from_millis(if carrier.is_zero() { 0 } else { carrier.as_millis().min(800) as u64 / 40 });
+    run(Setup {
+        dir: dir.to_owned(),
+        listen,
+        public_url: None,
+        store: Store::default(),
+        agents: vec![("orders".to_owned(), DEV_TENANT.to_owned(), settings)],
+        example: Some(orders_agent::Settings { side_effects, carrier, word }),
+        began,
+    })
+    .await
+}
+
+pub(crate) async fn serve(
+    config: &Path,
+    dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    began: Instant,
+) -> anyhow::Result<()> {
+    let config = Config::read(config)?;
+    if config.agents.is_empty() {
+        bail!("no agent is configured: add an [[agents]] section (docs/configuration.md)");
+    }
+    let agents = config.agents.iter().map(|agent| Ok((agent.name.clone(), agent.tenant.clone(), agent.settings()?)));
+    run(Setup {
+        dir: dir.unwrap_or(config.server.dir),
+        listen: listen.unwrap_or(config.server.listen),
+        public_url: config.server.public_url,
+        agents: agents.collect::<anyhow::Result<_>>()?,
+        store: config.store,
+        example: None,
+        began,
+    })
+    .await
+}
+
+async fn run(setup: Setup) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(setup.listen).await.with_context(|| {
+        format!(
+            "can't listen on {}: end what uses it, or choose another with --listen (port 0 takes a free one)",
+            setup.listen
+        )
+    })?;
+    let address = listener.local_addr()?;
+    let options = EngineOptions {
+        partitions: setup.store.partitions,
+        log: LogOptions { sync: setup.store.sync(), ..LogOptions::default() },
+        retention: setup.store.retention(),
+        ..EngineOptions::new(&setup.dir)
+    };
+    let engine = Engine::open(&options).context("the store can't be opened")?;
+    let keys = Keys::load_or_create(&setup.dir)?;
+
+    let mut tenants: Vec<(TenantId, &str)> = setup.agents.iter().map(|(_, t, _)| (tenant_id(t), t.as_str())).collect();
+    tenants.dedup();
+    for (tenant, name) in &tenants {
+        engine.submit(*tenant, Command::PutTenant { name: (*name).to_owned() }).await?;
+    }
+    let agents =
+        Agents::new(setup.agents.iter().map(|(name, t, settings)| (tenant_id(t), name.clone(), settings.clone())));
+    let workers = offer_all(&engine, &tenants, &agents, setup.example.as_ref()).await?;
+    forget_revoked(&engine, &tenants).await?;
+
+    let public_url = setup.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+    let home = tenants[0].0;
+    let server = ServerOptions { public_url: public_url.clone(), grpc_address: address.to_string(), home_tenant: home };
+    let state = AppState::new(engine.clone(), agents, keys, server);
+    let serving = tokio::spawn(listen_on(listener, state.clone()));
+    local::write(&setup.dir, &format!("http://{address}"), home)?;
+    announce(&setup, &state, home, &public_url).await?;
+
+    stop_signal().await?;
+    tracing::info!("stopping: what was accepted is made durable first");
+    serving.abort();
+    for worker in workers {
+        worker.stop().await;
+    }
+    tokio::task::spawn_blocking(move || engine.shut_down()).await?;
+    local::remove(&setup.dir);
+    Ok(())
+}
+
+/// The flows for every tenant, and the example agent where there is one.
+async fn offer_all(
+    engine: &Engine,
+    tenants: &[(TenantId, &str)],
+    agents: &Agents,
+    example: Option<&orders_agent::Settings>,
+) -> anyhow::Result<Vec<RunningWorker>> {
+    let http = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .pool_idle_timeout(Duration::from_secs(30))
+        .redirect(reqwest::redirect::Policy::none())
+        .build()?;
+    let mut workers = Vec::new();
+    for (tenant, name) in tenants {
+        let client = Client::new(engine.clone(), *tenant);
+        let mut worker = mainspring_flows::offer(Worker::new(client.clone(), "built-in flows"), &client, agents, &http);
+        if let Some(settings) = example {
+            worker = orders_agent::offer(worker, settings.clone());
+        }
+        workers
+            .push(worker.start().await.with_context(|| format!("the flows of tenant {name:?} could not be started"))?);
+    }
+    Ok(workers)
+}
+
+/// Tokens revoked before this process began stay refused.
+async fn forget_revoked(engine: &Engine, tenants: &[(TenantId, &str)]) -> anyhow::Result<()> {
+    for (tenant, _) in tenants {
+        let tenant = *tenant;
+        let tokens: Vec<(u128, TokenRow)> = engine.read(tenant, move |reader| reader.all(tenant, Table::Token)).await?;
+        for (id, _) in tokens.into_iter().filter(|(_, row)| row.revoked_at.is_some()) {
+            engine.hub().mark_revoked(TokenId(id));
+        }
+    }
+    Ok(())
+}
+
+async fn listen_on(listener: TcpListener, state: AppState) {
+    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+        // Small answers must not wait for more to send.
+        let _ = stream.set_nodelay(true);
+    });
+    if let Err(error) = axum::serve(listener, mainspring_server::router(state)).await {
+        tracing::error!(%error, "the listener ended");
+    }
+    tokio::time::sleep(DRAIN).await;
+}
+
+#[expect(clippy::print_stdout, reason = "what a person at a terminal reads first")]
+async fn announce(setup: &Setup, state: &AppState, tenant: TenantId, url: &str) -> anyhow::Result<()> {
+    let ready = format!("ready in {} ms", setup.began.elapsed().as_millis());
+    if setup.example.is_none() {
+        println!("{ready} on {url}, data in {}", setup.dir.display());
+        println!("a token: mainspring token create --dir {}", setup.dir.display());
+        return Ok(());
+    }
+    let token = dev_token(&setup.dir, state, tenant).await?;
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let code: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    state.open_door(code.clone(), token);
+    let token_file = setup.dir.join("keys").join("dev.token");
+    println!("{ready}, data in {}\n", setup.dir.display());
+    println!("  Open this   {url}/chat?token={code}");
+    println!("  then        {url}/  and  {url}/runs;  the API is described at {url}/openapi.json\n");
+    println!("  For curl    export MAINSPRING_URL={url} MAINSPRING_TOKEN=$(cat {})", token_file.display());
+    println!("  For SDKs    export HATCHET_CLIENT_TOKEN=$MAINSPRING_TOKEN HATCHET_CLIENT_TLS_STRATEGY=none");
+    println!("              (the token already carries what they read; their wire itself is not served yet)\n");
+    println!(
+        "Type quickly, interrupt the agent, kill this process with 'kill -9 {}' and start it again.",
+        std::process::id()
+    );
+    println!("Ctrl-C stops it in order.");
+    Ok(())
+}
+
+/// One token for all starts of `dev`, kept beside the key that signed it.
+async fn dev_token(dir: &Path, state: &AppState, tenant: TenantId) -> anyhow::Result<String> {
+    let path = dir.join("keys").join("dev.token");
+    if let Ok(token) = std::fs::read_to_string(&path)
+        && let Some(caller) = state.auth().caller(&token)
+        && !state.engine().hub().is_revoked(caller.token)
+    {
+        return Ok(token);
+    }
+    let month_s = 30 * 24 * 60 * 60;
+    let made = tokens::make(state, tenant, "mainspring dev", &[Scope::Admin], month_s).await;
+    let made = made.map_err(|problem| anyhow::anyhow!("no token could be made: {}", problem.detail))?;
+    local::write_private(&path, made.token())?;
+    Ok(made.token().to_owned())
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

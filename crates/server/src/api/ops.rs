@@ -1,0 +1,70 @@
+//! What operators and their machines ask.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use mainspring_engine::Health;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::problem::Problem;
+use crate::state::AppState;
+
+/// How the server stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Standing {
+    /// `ok`.
+    status: &'static str,
+}
+
+/// Whether the process lives. Says nothing about whether it accepts work.
+#[utoipa::path(get, path = "/healthz", tag = "operations", security(()), responses((status = 200, body = Standing)))]
+pub async fn healthz() -> Json<Standing> {
+    Json(Standing { status: "ok" })
+}
+
+/// Whether work is accepted: the log can be written and the tables keep up.
+#[utoipa::path(
+    get, path = "/readyz", tag = "operations", security(()),
+    responses((status = 200, body = Standing), (status = 503, body = Problem)),
+)]
+pub async fn readyz(State(state): State<AppState>) -> Result<Json<Standing>, Problem> {
+    let unavailable = |code: &str, detail: String, action: &str| {
+        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail, action))
+    };
+    match state.engine().health() {
+        Health::Accepting => {}
+        Health::Stopped { cause } => {
+            return unavailable(
+                "log_unwritable",
+                cause,
+                "mend the disk and restart the server; nothing accepted is lost",
+            );
+        }
+        Health::ShuttingDown => {
+            return unavailable("shutting_down", "the server is shutting down".to_owned(), "wait for the next");
+        }
+    }
+    if let Some(error) = state.engine().stats().find_map(|(stats, _)| stats.tables_error()) {
+        return unavailable(
+            "tables_unwritable",
+            error,
+            "mend the disk; the tables catch up by themselves, nothing accepted is lost",
+        );
+    }
+    Ok(Json(Standing { status: "ok" }))
+}
+
+/// Counters in the Prometheus text format.
+#[utoipa::path(get, path = "/metrics", tag = "operations", security(()), responses((status = 200, content_type = "text/plain")))]
+pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    let text = crate::metrics::text(&state).await;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+/// This API's description, made from its code.
+#[utoipa::path(get, path = "/openapi.json", tag = "operations", security(()), responses((status = 200, content_type = "application/json")))]
+pub async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], crate::openapi::document())
+}

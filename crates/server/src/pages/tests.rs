@@ -1,0 +1,199 @@
+//! Each page renders, says what it was told, and lets nobody write markup into it.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW_MS: u64 = 1_767_225_600_000;
+const HOSTILE: &str = r#"<script>alert("1")</script><img src=x onerror='x'>"#;
+
+fn frame(text: &str) -> Frame {
+    Frame { tenant: Some(text.into()), version: "0.1.0".into(), now_ms: NOW_MS }
+}
+
+fn turn(text: &str) -> Value {
+    json!({"id": text, "session": text, "agent": text, "interlocutor": text, "channel": text, "state": text,
+        "superseded_by": text, "superseded_from": text, "correlation_id": text,
+        "messages": [{"id": text, "text": text, "accepted_at": NOW_MS - 3_000}],
+        "accumulation": {"ended_by": text, "waited_ms": 812},
+        "reply": {"id": text, "text": text}, "error": text,
+        "started_at": NOW_MS - 3_000, "processing_at": NOW_MS - 2_188, "finished_at": null,
+        "steps": [{"position": 1, "kind": text, "name": text, "state": text, "requested_at": NOW_MS - 2_000,
+            "completed_at": NOW_MS - 1_500, "detail": text}],
+        "waiting_for": text})
+}
+
+fn run(text: &str) -> Value {
+    json!({"id": text, "workflow": text, "key": text, "state": text, "created_at": NOW_MS - 5_000,
+        "started_at": NOW_MS - 4_000, "finished_at": NOW_MS, "error": text, "version": text, "priority": 2,
+        "parent": text, "input": {text: text}, "output": [text], "waiting_for": text,
+        "tasks": [{"index": 0, "name": text, "state": text, "attempt": 1, "attempts_max": 3, "worker": text,
+            "waiting_for": text, "queued_at": NOW_MS - 4_500, "started_at": NOW_MS - 4_000, "finished_at": NOW_MS,
+            "error": text, "journal": [{"position": 1, "kind": text, "name": text, "state": text,
+                "requested_at": NOW_MS - 3_000, "completed_at": null, "detail": text}]}]})
+}
+
+/// Every page, with `text` wherever a text may come from outside.
+fn every_page(text: &str) -> Vec<(&'static str, String)> {
+    let pages = Pages::new();
+    let own = || Some(text.to_owned());
+    let row = TurnRow {
+        id: text.into(),
+        state: text.into(),
+        agent: text.into(),
+        interlocutor: text.into(),
+        channel: text.into(),
+        started_at: NOW_MS - 9_000,
+        finished_at: None,
+        message_count: 2,
+    };
+    let rendered = [
+        (
+            "overview",
+            pages.overview(&OverviewPage {
+                frame: frame(text),
+                counts: Counts { messages_accepted: 12_345, ..Counts::default() },
+                turns: vec![row],
+                runs: vec![run(text)],
+                as_of: AsOf { position: 77, lag_ms: 4 },
+            }),
+        ),
+        (
+            "chat",
+            pages.chat(&ChatPage {
+                frame: frame(text),
+                agents: vec![AgentChoice { name: text.into(), description: own() }],
+                agent: Some(format!("{text}?")),
+                interlocutor: own(),
+            }),
+        ),
+        ("turn", pages.turn(&TurnPage { frame: frame(text), turn: turn(text) })),
+        (
+            "runs",
+            pages.runs(&RunsPage {
+                frame: frame(text),
+                list: json!({"runs": [run(text)], "next_cursor": text, "as_of": {"position": 77, "lag_ms": 4}}),
+                filter: RunsFilter { workflow: own(), state: own(), cursor: own() },
+                workflows: vec![text.into()],
+            }),
+        ),
+        ("run", pages.run(&RunPage { frame: frame(text), run: run(text) })),
+        (
+            "error",
+            pages.error(&ErrorPage {
+                frame: frame(text),
+                status: 404,
+                code: own(),
+                title: text.into(),
+                detail: text.into(),
+                action: text.into(),
+            }),
+        ),
+        ("login", pages.login(&LoginPage { frame: frame(text), reason: own(), next: own() })),
+    ];
+    rendered.into_iter().map(|(name, html)| (name, html.expect(name))).collect()
+}
+
+#[test]
+fn every_page_renders() {
+    for (name, html) in every_page("orders") {
+        assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"), "{name}");
+        assert!(html.contains("orders"), "{name}");
+    }
+}
+
+#[test]
+fn hostile_texts_stay_texts() {
+    for (name, html) in every_page(HOSTILE) {
+        // What may begin a tag was put there by a template: the tag names are all ours.
+        assert!(
+            !html.contains("<script>") && !html.contains("<img src=x") && !html.contains("onerror='"),
+            "{name}: {html}"
+        );
+        assert!(html.contains("&lt;script&gt;"), "{name}");
+    }
+}
+
+#[test]
+fn a_strict_content_security_policy_holds() {
+    for (name, html) in every_page("orders") {
+        assert!(!html.contains(" style=") && !html.contains("<style"), "{name}");
+        assert!(!html.contains(" onclick=") && !html.contains("javascript:"), "{name}");
+        assert_eq!(html.matches("<script").count(), html.matches("<script type=\"module\" src=\"").count(), "{name}");
+        assert!(!html.contains("http://") && !html.contains("https://"), "{name}");
+        for path in html.split("\"/assets/").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(asset(path).is_some(), "{name} refers to {path}");
+        }
+    }
+}
+
+#[test]
+fn ids_cannot_lead_elsewhere() {
+    let pages = Pages::new();
+    let html = pages.run(&RunPage { frame: frame("t"), run: run("../../evil?x=1") });
+    let html = html.expect("renders");
+    assert!(html.contains("..%2F..%2Fevil%3Fx%3D1") && !html.contains("\"/runs/../"));
+}
+
+#[test]
+fn paging_keeps_the_filter() {
+    let filter = RunsFilter { workflow: Some("a b".into()), state: Some("failed".into()), cursor: Some("c1".into()) };
+    let page = RunsPage { frame: frame("t"), list: json!({"next_cursor": "n/2"}), filter, workflows: vec![] };
+    let html = Pages::new().runs(&page).expect("renders");
+    assert!(html.contains(r#"href="/runs?workflow=a%20b&amp;state=failed&amp;cursor=n%2F2""#));
+    assert!(html.contains(r#"href="/runs?workflow=a%20b&amp;state=failed""#));
+}
+
+#[test]
+fn absent_fields_leave_gaps_not_errors() {
+    let pages = Pages::new();
+    for value in [
+        json!(null),
+        json!({}),
+        json!({"tasks": [{}], "steps": [{}], "messages": [{}], "reply": {}, "state": "running"}),
+    ] {
+        assert!(pages.turn(&TurnPage { frame: Frame::default(), turn: value.clone() }).is_ok(), "{value}");
+        assert!(pages.run(&RunPage { frame: Frame::default(), run: value.clone() }).is_ok(), "{value}");
+        assert!(pages.runs(&RunsPage { list: value.clone(), ..RunsPage::default() }).is_ok(), "{value}");
+    }
+    for html in [
+        pages.overview(&OverviewPage::default()),
+        pages.chat(&ChatPage::default()),
+        pages.error(&ErrorPage::default()),
+        pages.login(&LoginPage::default()),
+        pages.runs(&RunsPage { list: json!({"next_cursor": "c"}), ..RunsPage::default() }),
+    ] {
+        let html = html.expect("renders");
+        assert!(!html.contains("\"none\"") && !html.contains(">none<") && !html.contains("=none"), "{html}");
+    }
+}
+
+#[test]
+fn the_turn_page_tells_what_happened() {
+    let mut turn = turn("orders");
+    turn["state"] = "processing".into();
+    turn["steps"][0]["state"] = "done".into();
+    let html = Pages::new().turn(&TurnPage { frame: frame("acme"), turn }).expect("renders");
+    for told in [
+        r#"data-testid="turn-state">processing<"#,
+        "data-unfinished",
+        "812 ms",
+        "500 ms",
+        "Waiting for",
+        "Takes over from",
+    ] {
+        assert!(html.contains(told), "{told}");
+    }
+    assert_eq!(html.matches("data-testid=\"step\"").count(), 5);
+}
+
+#[test]
+fn only_a_run_that_may_be_cancelled_offers_it() {
+    let page = |state: &str| {
+        let mut run = run("orders");
+        run["state"] = state.into();
+        Pages::new().run(&RunPage { frame: frame("acme"), run }).expect("renders")
+    };
+    assert!(page("running").contains("cancel-confirm") && page("parked").contains("cancel-confirm"));
+    assert!(!page("completed").contains("cancel-confirm") && page("completed").contains("data-final"));
+}

@@ -1,0 +1,255 @@
+//! What happened in a turn, in order: the rows of the live turn's timeline, worked out from the API's JSON.
+//!
+//! A pure function of the turn and the clock. It does not know how a row is drawn.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::filters::{SCALE, along, tail_of};
+
+/// One thing that happened, or is happening.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Row {
+    /// Tells the row apart when the page is brought up to date.
+    key: String,
+    /// `message`, `window`, `step`, `reply`, `from` or `end`.
+    kind: &'static str,
+    /// `done`, `pending`, `failed`, or how the turn ended.
+    state: String,
+    /// A word for the kind of step.
+    label: String,
+    title: String,
+    /// What a person, an agent or a worker wrote.
+    text: Option<String>,
+    /// The id of the turn this row leads to.
+    turn: Option<String>,
+    /// When, counted from the turn's start.
+    offset_ms: Option<u64>,
+    took_ms: Option<u64>,
+    /// Set while it lasts: when it began.
+    since: Option<u64>,
+    /// The bar, on a scale of a thousand over the whole turn.
+    bar_x: u64,
+    bar_width: u64,
+    /// The row's place in the order: a time, then a rank among rows of the same time.
+    #[serde(skip)]
+    order: (u64, u8),
+}
+
+/// The clock of one turn: from its start to its end, or to now.
+struct Span {
+    start: u64,
+    end: u64,
+}
+
+impl Span {
+    /// A row that lasted from `from` to `to`, or lasts still.
+    fn row(&self, kind: &'static str, rank: u8, from: u64, to: Option<u64>) -> Row {
+        let until = to.unwrap_or(self.end);
+        let bar_x = along(from, self.start, self.end);
+        // A moment is drawn too: at least half a percent wide, and inside the bar.
+        let bar_width = along(until, self.start, self.end).saturating_sub(bar_x).max(SCALE / 200);
+        Row {
+            kind,
+            state: if to.is_some() { "done".into() } else { "pending".into() },
+            offset_ms: Some(from.saturating_sub(self.start)),
+            bar_x: bar_x.min(SCALE - bar_width.min(SCALE)),
+            bar_width,
+            order: (from, rank),
+            ..Row::default()
+        }
+    }
+}
+
+/// The timeline of a turn, oldest first.
+pub(super) fn of_turn(turn: &Value, now_ms: u64) -> Vec<Row> {
+    let start = turn["started_at"].as_u64().unwrap_or_default();
+    let finished_at = turn["finished_at"].as_u64();
+    let span = Span { start, end: finished_at.unwrap_or(now_ms).max(start) };
+
+    let mut rows = Vec::new();
+    rows.extend(predecessor(turn, &span));
+    rows.extend(list(&turn["messages"]).map(|message| message_row(message, &span)));
+    rows.extend(window(turn, &span));
+    rows.extend(list(&turn["steps"]).map(|step| step_row(step, &span, finished_at)));
+    rows.extend(reply(turn, &span, finished_at));
+    rows.extend(end(turn, &span, finished_at));
+    rows.sort_by_key(|row| row.order);
+    rows
+}
+
+fn predecessor(turn: &Value, span: &Span) -> Option<Row> {
+    let from = turn["superseded_from"].as_str()?;
+    Some(Row {
+        key: "from".into(),
+        label: "takes over".into(),
+        title: format!("Takes over from turn {}", tail_of(from)),
+        turn: Some(from.to_owned()),
+        // First, before the messages it brings along.
+        order: (0, 0),
+        ..span.row("from", 0, span.start, Some(span.start))
+    })
+}
+
+fn message_row(message: &Value, span: &Span) -> Row {
+    let at = message["accepted_at"].as_u64().unwrap_or(span.start);
+    let row = span.row("message", 1, at, Some(at));
+    // Accepted for a turn that this one took over from: it has no place on this turn's clock.
+    let brought_along = at < span.start;
+    Row {
+        key: format!("message-{}", text(&message["id"])),
+        label: "message".into(),
+        title: if brought_along { "Message brought along".into() } else { "Message accepted".into() },
+        text: Some(text(&message["text"])),
+        offset_ms: row.offset_ms.filter(|_| !brought_along),
+        ..row
+    }
+}
+
+fn window(turn: &Value, span: &Span) -> Option<Row> {
+    let accumulation = &turn["accumulation"];
+    let waited_ms = accumulation["waited_ms"].as_u64();
+    let (to, title) = if let Some(ended_by) = accumulation["ended_by"].as_str() {
+        let closed_at = turn["processing_at"].as_u64().unwrap_or(span.start + waited_ms.unwrap_or_default());
+        let title = match ended_by {
+            "quiet" => "Window closed: it went quiet",
+            "max_wait" => "Window closed: the longest wait was reached",
+            "max_messages" => "Window closed: enough messages had arrived",
+            "no_window" => "No window: answered at once",
+            _ => "Window closed",
+        };
+        (Some(closed_at), title)
+    } else if turn["state"] == "accumulating" {
+        (None, "Listening for more messages")
+    } else {
+        return None;
+    };
+    let row = span.row("window", 2, span.start, to);
+    // The window opens with the first message, but what it tells is known when it closes: that is its time in the list.
+    let order = (to.unwrap_or(span.end), 2);
+    let offset_ms = to.map(|closed_at| closed_at.saturating_sub(span.start));
+    let since = to.is_none().then_some(span.start);
+    let label = accumulation["ended_by"].as_str().unwrap_or("window").replace('_', " ");
+    Some(Row { key: "window".into(), label, title: title.into(), offset_ms, took_ms: waited_ms, since, order, ..row })
+}
+
+fn step_row(step: &Value, span: &Span, finished_at: Option<u64>) -> Row {
+    let from = step["requested_at"].as_u64().unwrap_or(span.start);
+    let completed_at = step["completed_at"].as_u64();
+    // What never completed ended with the turn, at the latest.
+    let row = span.row("step", 3, from, completed_at.or(finished_at));
+    let (kind, name) = (text(&step["kind"]), text(&step["name"]));
+    let state = step["state"].as_str().map_or(row.state, str::to_owned);
+    Row {
+        key: format!("step-{}", step["position"]),
+        state,
+        label: kind.replace('_', " "),
+        title: if name.is_empty() { kind.replace('_', " ") } else { name },
+        text: step["detail"].as_str().map(str::to_owned),
+        took_ms: completed_at.map(|at| at.saturating_sub(from)),
+        since: (completed_at.is_none() && finished_at.is_none()).then_some(from),
+        ..row
+    }
+}
+
+fn reply(turn: &Value, span: &Span, finished_at: Option<u64>) -> Option<Row> {
+    let reply = turn["reply"].as_object()?;
+    // The API gives a reply no time of its own: it was sent by the end of the last step.
+    let sent_at = list(&turn["steps"]).filter_map(|step| step["completed_at"].as_u64()).max().or(finished_at);
+    let at = sent_at.unwrap_or(span.end);
+    Some(Row {
+        key: "reply".into(),
+        label: "reply".into(),
+        title: "Reply sent".into(),
+        text: reply.get("text").map(text),
+        ..span.row("reply", 4, at, Some(at))
+    })
+}
+
+fn end(turn: &Value, span: &Span, finished_at: Option<u64>) -> Option<Row> {
+    let state = turn["state"].as_str()?;
+    let by = turn["superseded_by"].as_str();
+    let title = match (state, by) {
+        ("completed", _) => "Turn completed".to_owned(),
+        ("failed", _) => "Turn failed".to_owned(),
+        ("cancelled", _) => "Turn cancelled".to_owned(),
+        ("superseded", Some(by)) => format!("Superseded by turn {}", tail_of(by)),
+        ("superseded", None) => "Superseded".to_owned(),
+        _ => return None,
+    };
+    let at = finished_at.unwrap_or(span.end);
+    let row = span.row("end", 5, at, Some(at));
+    Some(Row {
+        key: "end".into(),
+        state: state.to_owned(),
+        label: state.to_owned(),
+        title,
+        text: turn["error"].as_str().map(str::to_owned),
+        turn: by.map(str::to_owned),
+        // Last, whatever the clocks say.
+        order: (u64::MAX, 5),
+        ..row
+    })
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// A string as it is, anything else as JSON, null as nothing.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn orders_a_finished_turn_as_it_happened() {
+        let rows = of_turn(
+            &json!({"state": "completed", "started_at": 1_000, "processing_at": 1_800, "finished_at": 3_000,
+                "messages": [{"id": "m2", "text": "two", "accepted_at": 1_300}, {"id": "m1", "text": "one", "accepted_at": 1_000}],
+                "accumulation": {"ended_by": "quiet", "waited_ms": 800},
+                "reply": {"id": "r", "text": "hello"},
+                "steps": [{"position": 1, "kind": "run", "name": "look_up", "state": "done", "requested_at": 2_000, "completed_at": 2_500, "detail": null}]}),
+            9_000,
+        );
+        let told: Vec<_> = rows.iter().map(|row| (row.kind, row.offset_ms, row.took_ms)).collect();
+        assert_eq!(
+            told,
+            [
+                ("message", Some(0), None),
+                ("message", Some(300), None),
+                ("window", Some(800), Some(800)),
+                ("step", Some(1_000), Some(500)),
+                ("reply", Some(1_500), None),
+                ("end", Some(2_000), None),
+            ]
+        );
+        assert_eq!((rows[3].bar_x, rows[3].bar_width), (500, 250));
+    }
+
+    #[test]
+    fn says_what_still_goes_on() {
+        let rows = of_turn(&json!({"state": "accumulating", "started_at": 1_000, "messages": []}), 1_500);
+        assert_eq!((rows.len(), rows[0].kind, rows[0].since), (1, "window", Some(1_000)));
+        let rows = of_turn(
+            &json!({"started_at": 500, "superseded_from": "t0",
+                "messages": [{"id": "m1", "text": "one", "accepted_at": 100}]}),
+            900,
+        );
+        assert_eq!((rows[0].kind, rows[1].title.as_str(), rows[1].offset_ms), ("from", "Message brought along", None));
+        let rows = of_turn(&json!({"state": "superseded", "started_at": 1, "superseded_by": "t2"}), 0);
+        assert_eq!((rows[0].kind, rows[0].turn.as_deref()), ("end", Some("t2")));
+        assert!(
+            of_turn(&json!(null), 0).is_empty() && of_turn(&json!({"steps": [1, null], "messages": 3}), 0).len() == 2
+        );
+    }
+}

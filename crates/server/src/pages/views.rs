@@ -1,0 +1,168 @@
+//! What each page needs to be told. The server fills these; nothing here reads anything.
+//!
+//! Times are milliseconds since the Unix epoch. A turn, a run and a list of runs are the API's own JSON.
+
+use serde::Serialize;
+
+/// What surrounds every page.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Frame {
+    /// The tenant whose data is shown; `None` before signing in.
+    pub tenant: Option<String>,
+    /// The server's version, for the foot of the page.
+    pub version: String,
+    /// The server's clock. Relative times count from it, in the page's scripts too: a browser's clock may be wrong.
+    pub now_ms: u64,
+}
+
+/// `GET /`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct OverviewPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// The numbers at the top.
+    pub counts: Counts,
+    /// The latest turns, newest first.
+    pub turns: Vec<TurnRow>,
+    /// The latest runs, newest first, each a `RunSummary` of the API.
+    pub runs: Vec<serde_json::Value>,
+    /// How current the two lists are.
+    pub as_of: AsOf,
+}
+
+/// What is going on in this moment.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Counts {
+    /// Runs that have not ended.
+    pub runs_live: u64,
+    /// Turns still accumulating messages, or waiting for their predecessor.
+    pub turns_waiting: u64,
+    /// Turns an agent is working on.
+    pub turns_processing: u64,
+    /// Messages accepted since the server was set up.
+    pub messages_accepted: u64,
+    /// Workers connected.
+    pub workers_connected: u64,
+}
+
+/// One turn in the overview's list: the API's `TurnSummary` and whose turn it is.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct TurnRow {
+    /// The turn's id.
+    pub id: String,
+    /// The turn's state, as the API spells it.
+    pub state: String,
+    /// The agent that answers.
+    pub agent: String,
+    /// Who talks to the agent.
+    pub interlocutor: String,
+    /// Where the conversation takes place.
+    pub channel: String,
+    /// When the turn began.
+    pub started_at: u64,
+    /// When the turn ended.
+    pub finished_at: Option<u64>,
+    /// How many messages the turn has.
+    pub message_count: u64,
+}
+
+/// How current a listing is.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct AsOf {
+    /// The log position the listing includes.
+    pub position: u64,
+    /// How far the listing is behind the log.
+    pub lag_ms: u64,
+}
+
+/// `GET /chat`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ChatPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// The agents to choose from.
+    pub agents: Vec<AgentChoice>,
+    /// The agent the address asks for (`?agent=`). It is offered even when it is not among `agents`.
+    pub agent: Option<String>,
+    /// Whom the address speaks as (`?as=`). Without it, the browser remembers or makes up a name.
+    pub interlocutor: Option<String>,
+}
+
+/// An agent the chat offers.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct AgentChoice {
+    /// The name used in addresses.
+    pub name: String,
+    /// A few words on what it does.
+    pub description: Option<String>,
+}
+
+/// `GET /turns/{id}`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct TurnPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/turns/{id}` answers.
+    pub turn: serde_json::Value,
+}
+
+/// `GET /runs`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RunsPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/runs` answers.
+    pub list: serde_json::Value,
+    /// What the list was asked for.
+    pub filter: RunsFilter,
+    /// Names of workflows to suggest; may be empty.
+    pub workflows: Vec<String>,
+}
+
+/// The query of `GET /runs`. `None` and the empty string both mean: any.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RunsFilter {
+    /// Only runs of this workflow.
+    pub workflow: Option<String>,
+    /// Only runs in this state.
+    pub state: Option<String>,
+    /// Where the page begins; `None` is the newest.
+    pub cursor: Option<String>,
+}
+
+/// `GET /runs/{id}`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RunPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/runs/{id}` answers.
+    pub run: serde_json::Value,
+}
+
+/// A refusal or a failure: the API's problem details, for a person.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ErrorPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// The HTTP status.
+    pub status: u16,
+    /// The problem's code, for searching in logs and documentation.
+    pub code: Option<String>,
+    /// What happened, in a few words.
+    pub title: String,
+    /// What happened, in a sentence.
+    pub detail: String,
+    /// What to do about it.
+    pub action: String,
+}
+
+/// `GET /login`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct LoginPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// Why the last token was not accepted.
+    pub reason: Option<String>,
+    /// The path to go on to. It is posted back as `next`; the server accepts only paths of its own.
+    pub next: Option<String>,
+}

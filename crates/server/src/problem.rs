@@ -1,0 +1,191 @@
+//! Errors as RFC 9457 problem documents: a stable code, what happened, and what to do.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use mainspring_client::ClientError;
+use mainspring_core::Refusal;
+use mainspring_engine::EngineError;
+use mainspring_flows::BadSessionKey;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A problem document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Problem {
+    /// `urn:mainspring:problem:` and the code.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The code in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// A stable word for programs.
+    pub code: String,
+    /// What happened.
+    pub detail: String,
+    /// What to do.
+    pub action: String,
+    /// When to try again, if that may help.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>, action: impl Into<String>) -> Self {
+        let mut title = code.replace('_', " ");
+        if let Some(first) = title.get_mut(0..1) {
+            first.make_ascii_uppercase();
+        }
+        Problem {
+            kind: format!("urn:mainspring:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            code: code.to_owned(),
+            detail: detail.into(),
+            action: action.into(),
+            retry_after_ms: None,
+        }
+    }
+
+    /// Something that is not there, or not this tenant's, which must look the same.
+    pub fn not_found(what: &str) -> Self {
+        let action = "check the id, and that the token belongs to the tenant it was made in";
+        Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"), action)
+    }
+
+    /// A request that is not understood.
+    pub fn bad_request(code: &str, detail: impl Into<String>, action: impl Into<String>) -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, code, detail, action)
+    }
+
+    /// A body over the limit.
+    pub fn too_large(max: usize) -> Self {
+        let detail = format!("the request's body exceeds the limit of {max} bytes");
+        let action = "send less, or store the content elsewhere and send a reference to it";
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail, action)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after_ms = self.retry_after_ms;
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(after) = retry_after_ms {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.div_ceil(1_000)));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let (status, action) = match &refusal {
+            Refusal::NoTenant => (StatusCode::NOT_FOUND, "create the tenant, or use a token of one that exists"),
+            Refusal::NoWorkflow { .. } => {
+                (StatusCode::NOT_FOUND, "start a worker that registers it, or check the spelling")
+            }
+            Refusal::NoRun { .. } | Refusal::NoToken | Refusal::NoWorker => {
+                (StatusCode::NOT_FOUND, "check the id, and that the token belongs to the tenant it was made in")
+            }
+            Refusal::RunEnded { .. } => (StatusCode::CONFLICT, "start a new run"),
+            Refusal::NotParked { .. } => (StatusCode::CONFLICT, "look at the run's state first"),
+            Refusal::StaleClaim { .. } => (StatusCode::CONFLICT, "stop working on the attempt"),
+            Refusal::BadDefinition(_)
+            | Refusal::StartedByMessages { .. }
+            | Refusal::NoInbox { .. }
+            | Refusal::KeyMissing { .. }
+            | Refusal::NotDurable { .. }
+            | Refusal::Empty { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "change the request as the detail says"),
+            Refusal::IdempotencyConflict { .. } => (StatusCode::CONFLICT, "use a new key for a new request"),
+            Refusal::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "send less, or send a reference to it"),
+            Refusal::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "retry later; the detail says what helps"),
+            Refusal::JournalMismatch { .. } | Refusal::JournalGap { .. } => {
+                (StatusCode::CONFLICT, "run the code the journal was written by")
+            }
+        };
+        let mut problem = Problem::new(status, refusal.code(), refusal.to_string(), action);
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            problem.retry_after_ms = Some(1_000);
+        }
+        problem
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        let text = error.to_string();
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        match error {
+            EngineError::Refused(refusal) => refusal.into(),
+            EngineError::Busy { retry_after_ms, .. } => {
+                let mut problem = Problem::new(
+                    unavailable,
+                    "busy",
+                    text,
+                    "retry after the stated time, with the same Idempotency-Key",
+                );
+                problem.retry_after_ms = Some(retry_after_ms);
+                problem
+            }
+            EngineError::Stopped { .. } => Problem::new(
+                unavailable,
+                "log_unwritable",
+                text,
+                "mend the disk (space, errors) and restart the server; nothing accepted is lost",
+            ),
+            EngineError::ShuttingDown => {
+                let mut problem =
+                    Problem::new(unavailable, "shutting_down", text, "retry with the same Idempotency-Key");
+                problem.retry_after_ms = Some(500);
+                problem
+            }
+            EngineError::Unreadable { .. } => Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "store_unreadable",
+                text,
+                "look at the server's log; if it persists, restore the store from a backup",
+            ),
+        }
+    }
+}
+
+impl From<ClientError> for Problem {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Engine(error) => error.into(),
+            ClientError::Json { .. } => Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "json_unexpected",
+                error.to_string(),
+                "send the JSON the API describes",
+            ),
+            ClientError::NotCompleted { .. } => {
+                Problem::new(StatusCode::CONFLICT, "run_not_completed", error.to_string(), "look at the run")
+            }
+        }
+    }
+}
+
+impl From<BadSessionKey> for Problem {
+    fn from(bad: BadSessionKey) -> Self {
+        Problem::bad_request(
+            "session_key_malformed",
+            bad.to_string(),
+            format!("change the {} in the address", bad.part),
+        )
+    }
+}
+
+/// What is answered where no route is.
+pub async fn no_such_route(uri: Uri) -> Problem {
+    let detail = format!("there is nothing at {}", uri.path());
+    Problem::new(StatusCode::NOT_FOUND, "no_such_route", detail, "see /openapi.json for what there is")
+}

@@ -1,0 +1,159 @@
+//! Events as a server-sent stream: first what was missed, then what happens.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::response::sse::{Event, KeepAlive, Sse};
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream;
+use mainspring_client::{Client, TenantId};
+use mainspring_core::TokenId;
+use mainspring_core::row::EventRow;
+use mainspring_engine::EventNotice;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+/// Events read at once while catching up.
+const PAGE: usize = 500;
+/// A comment is sent this often when nothing happens, so that both ends notice a dead connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What is sent for each event.
+#[derive(Debug, Serialize)]
+struct Sent<'a> {
+    seq: Option<u64>,
+    name: &'a str,
+    at: u64,
+    turn_id: Option<String>,
+    session: Option<&'a str>,
+    data: &'a RawValue,
+}
+
+struct Following {
+    client: Client,
+    token: TokenId,
+    scope: String,
+    live: Receiver<EventNotice>,
+    /// The last sequence number sent.
+    seq: u64,
+    /// Read from the tables and not sent yet, newest first.
+    missed: Vec<(u64, EventRow)>,
+    /// The log position up to which the tables must be read before live events are.
+    catch_up_to: Option<u64>,
+}
+
+/// Follows a scope. `after` is the last sequence number the caller has; without one it hears only what is new.
+///
+/// # Errors
+/// Those of reading the store.
+pub async fn follow(
+    client: Client,
+    token: TokenId,
+    scope: String,
+    after: Option<u64>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, crate::problem::Problem> {
+    // Listening comes first: what happens between this and the read below is then seen twice, and told apart by its
+    // sequence number; the other way around it would be missed.
+    let tenant = client.tenant();
+    let live = client.engine().hub().listen(tenant, Some(&scope));
+    let position = client.engine().durable_position(tenant);
+    let seq = match after {
+        Some(seq) => seq,
+        None => latest(&client, tenant, &scope, position).await?,
+    };
+    let following = Following { client, token, scope, live, seq, missed: Vec::new(), catch_up_to: Some(position) };
+    let events = stream::unfold(following, |mut following| async move {
+        let event = following.next().await?;
+        Some((Ok(event), following))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+async fn latest(client: &Client, tenant: TenantId, scope: &str, position: u64) -> Result<u64, crate::problem::Problem> {
+    client.engine().wait_applied(tenant, position, Duration::from_secs(5)).await;
+    let scope = scope.to_owned();
+    let latest = client.engine().read(tenant, move |reader| reader.latest_events(tenant, Some(&scope), 1)).await?;
+    Ok(latest.first().map_or(0, |(seq, _)| *seq))
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if self.client.engine().hub().is_revoked(self.token) {
+                return None;
+            }
+            if let Some((seq, event)) = self.missed.pop() {
+                self.seq = self.seq.max(seq);
+                return Some(sent(Some(seq), &event));
+            }
+            if let Some(position) = self.catch_up_to {
+                self.read_missed(position).await?;
+                continue;
+            }
+            match self.live.recv().await {
+                Ok(EventNotice { seq: Some(seq), .. }) if seq <= self.seq => {}
+                Ok(EventNotice { seq, event }) => {
+                    self.seq = self.seq.max(seq.unwrap_or(0));
+                    return Some(sent(seq, &event));
+                }
+                // Too slow for what was kept: read what was missed, then go on.
+                Err(RecvError::Lagged(_)) => {
+                    self.catch_up_to = Some(self.client.engine().durable_position(self.client.tenant()));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Reads a page of what was missed; `None` ends the stream, and the caller resumes it later.
+    async fn read_missed(&mut self, position: u64) -> Option<()> {
+        let tenant = self.client.tenant();
+        let engine = self.client.engine().clone();
+        while !engine.wait_applied(tenant, position, Duration::from_secs(5)).await {
+            tracing::debug!(position, "a follower waits for the tables to catch up");
+        }
+        let (scope, seq) = (self.scope.clone(), self.seq);
+        let read = engine.read(tenant, move |reader| reader.events(tenant, Some(&scope), seq, PAGE)).await;
+        let mut page = match read {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::warn!(%error, "an event stream ends because the store can't be read");
+                return None;
+            }
+        };
+        if page.len() < PAGE {
+            self.catch_up_to = None;
+        }
+        page.reverse();
+        self.missed = page;
+        Some(())
+    }
+}
+
+fn sent(seq: Option<u64>, event: &EventRow) -> Event {
+    let fallback = || RawValue::from_string("null".to_owned()).unwrap_or_else(|_| unreachable!("null is JSON"));
+    let data: Box<RawValue> = raw(&event.data).unwrap_or_else(fallback);
+    let body = Sent {
+        seq,
+        name: &event.name,
+        at: event.at,
+        turn_id: event.run.map(|run| run.to_string()),
+        session: event.scope.as_deref(),
+        data: &data,
+    };
+    let text = serde_json::to_string(&body).unwrap_or_else(|_| "null".to_owned());
+    let sent = Event::default().event(event.name.replace(['\r', '\n'], " ")).data(text);
+    match seq {
+        Some(seq) => sent.id(seq.to_string()),
+        None => sent,
+    }
+}
+
+fn raw(data: &Bytes) -> Option<Box<RawValue>> {
+    let text = std::str::from_utf8(data).ok()?;
+    // A line break inside would end the field early; JSON has none outside of strings that matters.
+    RawValue::from_string(text.replace(['\r', '\n'], " ")).ok()
+}
