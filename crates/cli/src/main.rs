@@ -152,7 +152,18 @@ struct ServerArgs {
     token: Option<String>,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
+    match start_up() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // One sentence a person can act on, with its causes; never a backtrace.
+            eprintln!("mainspring: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_up() -> anyhow::Result<()> {
     let began = Instant::now();
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAINSPRING_LOG")

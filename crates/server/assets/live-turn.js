@@ -17,13 +17,14 @@ export class LiveTurn {
   #timer;
   #looking = false;
   #again = false;
+  #missed = false;
 
   /** `root` holds, or will hold, the rendered turn. */
   constructor(root) {
     this.#root = root;
     this.#turnId = this.#article?.dataset.turnId ?? null;
     setInterval(() => {
-      if (this.unfinished && !document.hidden) this.look();
+      if ((this.unfinished || this.#missed) && !document.hidden) this.look();
     }, LOOK_MS);
   }
 
@@ -68,6 +69,9 @@ export class LiveTurn {
 
   async #fetch() {
     if (this.#turnId === null) return;
+    // On a narrow screen there is no room for it beside the chat. The next look after it was made wider finds it.
+    this.#missed = this.#root.getClientRects().length === 0;
+    if (this.#missed) return;
     if (this.#looking) {
       this.#again = true;
       return;

@@ -110,7 +110,8 @@ fn window(turn: &Value, span: &Span) -> Option<Row> {
     let accumulation = &turn["accumulation"];
     let waited_ms = accumulation["waited_ms"].as_u64();
     let (to, title) = if let Some(ended_by) = accumulation["ended_by"].as_str() {
-        let closed_at = turn["processing_at"].as_u64().unwrap_or(span.start + waited_ms.unwrap_or_default());
+        let closed_at =
+            turn["processing_at"].as_u64().unwrap_or(span.start.saturating_add(waited_ms.unwrap_or_default()));
         let title = match ended_by {
             "quiet" => "Window closed: it went quiet",
             "max_wait" => "Window closed: the longest wait was reached",
