@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mainspring_core::journal::{ChildEnd, Completion, Request};
@@ -116,11 +116,12 @@ impl Context {
         Fut: Future<Output = Result<T, Failure>>,
     {
         // The identity of a step is its name; what it gave is not known before it ran.
-        let asked = Request::Run { name: name.to_owned(), result: Ok(Bytes::new()) };
+        let asked = Request::Run { name: name.to_owned(), result: Ok(Bytes::new()), took_ms: 0 };
         let completion = match self.journal.replayed(&asked)? {
             Some(Replayed::Done(completion)) => completion,
             Some(Replayed::Pending(wait)) => self.journal.finish_wait(wait).await?,
             None => {
+                let began = Instant::now();
                 let result = {
                     let _busy = self.journal.begin_step();
                     step().await
@@ -131,7 +132,8 @@ impl Context {
                     // A failure of the function rather than of the step: not a result to record.
                     Err(other) => return Err(other),
                 };
-                self.journal.record(Request::Run { name: name.to_owned(), result }).await?
+                let took_ms = millis(began.elapsed());
+                self.journal.record(Request::Run { name: name.to_owned(), result, took_ms }).await?
             }
         };
         match completion {

@@ -66,6 +66,7 @@ impl Step<'_> {
         }
 
         let message = MessageId(self.ids.mint());
+        let body = payload.clone();
         let payload = self.store_payload(payload);
         let is_new = !self.t.inboxes.contains_key(&place);
         let fresh = RunId(self.ids.mint());
@@ -91,7 +92,7 @@ impl Step<'_> {
         self.dirty_inboxes.insert(place);
         self.remember_request(idempotency, Some(message), run);
         if def.lifecycle_events.is_some() {
-            let data = Bytes::from(format!("{{\"message_id\":\"{message}\"}}"));
+            let data = accepted_event(message, &body);
             self.publish("message.accepted", Some(key.to_owned()), Some(run), data);
         }
         if is_new {
@@ -265,4 +266,18 @@ impl Step<'_> {
             superseded_from: (how == RunState::Superseded).then_some(run),
         });
     }
+}
+
+/// The data of `message.accepted`. A short message, which is JSON by convention, goes with it, so that whoever follows
+/// the session need not ask for each.
+fn accepted_event(id: MessageId, body: &Bytes) -> Bytes {
+    /// Longer messages are read from the tables by those who want them.
+    const INLINE_BYTES_MAX: usize = 8 * 1024;
+    let mut data = format!("{{\"message_id\":\"{id}\"").into_bytes();
+    if (1..=INLINE_BYTES_MAX).contains(&body.len()) {
+        data.extend_from_slice(b",\"message\":");
+        data.extend_from_slice(body);
+    }
+    data.push(b'}');
+    Bytes::from(data)
 }

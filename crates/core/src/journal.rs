@@ -31,6 +31,8 @@ pub enum Request {
         name: String,
         /// What came of it.
         result: Result<Bytes, String>,
+        /// How long it took, by the worker's clock, so that the entry shows when it began.
+        took_ms: u64,
     },
     /// Waits for a while.
     Sleep {
@@ -315,12 +317,25 @@ impl Step<'_> {
 
         let (entry, label, fingerprint) = request.identity();
         let now = self.now;
+        let requested_at = match &request {
+            Request::Run { took_ms, .. } => now.saturating_sub(*took_ms),
+            Request::Sleep { .. }
+            | Request::Receive { .. }
+            | Request::Peek
+            | Request::Close { .. }
+            | Request::WaitEvent { .. }
+            | Request::WaitSignal { .. }
+            | Request::Spawn { .. }
+            | Request::Signal { .. }
+            | Request::Emit { .. }
+            | Request::Cancel { .. } => now,
+        };
         let begun = self.begin_entry(claim.task, position, request);
         let done = match &begun {
             Begun::Done(completion) => Some((now, completion.clone())),
             Begun::Pending(..) => None,
         };
-        let row = JournalRow { kind: entry, label: label.clone(), fingerprint, requested_at: now, done };
+        let row = JournalRow { kind: entry, label: label.clone(), fingerprint, requested_at, done };
         self.out.put(Table::Journal, &row::key::journal(self.tenant, claim.task, position), &row);
         if let Some(task) = self.t.task_mut(claim.task) {
             task.journal_len += 1;
@@ -411,7 +426,7 @@ impl Step<'_> {
             if run.def.inbox { Ok(()) } else { Err(Refusal::NoInbox { name: run.def.name.clone() }) }
         };
         match request {
-            Request::Run { name, result } => {
+            Request::Run { name, result, .. } => {
                 self.check_label("the step's name", name)?;
                 match result {
                     Ok(value) => self.check_payload("the step's result", value),

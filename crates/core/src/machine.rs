@@ -110,13 +110,15 @@ impl Core {
             Command::Complete { claim, .. } | Command::Fail { claim, .. } | Command::Supersede { claim, .. } => {
                 tenant.ended_task_need(claim)
             }
-            Command::CancelRun { run, .. } | Command::SignalRun { run, .. } | Command::Explain { run } => {
+            Command::CancelRun { run, .. }
+            | Command::ResumeRun { run }
+            | Command::SignalRun { run, .. }
+            | Command::Explain { run } => {
                 (!tenant.runs.contains_key(run)).then_some(Need::Run(*run))
             }
             Command::PutTenant { .. }
             | Command::PutWorkflow { .. }
             | Command::StartRun { .. }
-            | Command::ResumeRun { .. }
             | Command::SendMessage { .. }
             | Command::EmitEvent { .. }
             | Command::RegisterWorker { .. }
@@ -231,7 +233,7 @@ impl Step<'_> {
                 self.start_run(&workflow, key, input, priority, idempotency)
             }
             Command::CancelRun { run, reason } => self.cancel_run(run, reason, facts),
-            Command::ResumeRun { run } => self.resume_run(run),
+            Command::ResumeRun { run } => self.resume_run(run, facts),
             Command::SendMessage { workflow, key, payload, idempotency } => {
                 self.send_message(&workflow, &key, payload, idempotency)
             }

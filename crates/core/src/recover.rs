@@ -138,7 +138,8 @@ impl Core {
     /// Releases what was owed when the process ended: attempts of workers that lived in it are tried again, other
     /// workers get a grace time to come back, and whatever waits for a slot or a key is looked at once.
     pub fn resume(&mut self, moment: Moment, out: &mut Out) {
-        self.advance(moment.now);
+        // Ids minted in this millisecond before the restart must stay before those minted after it.
+        self.advance(moment.now.max(self.meta.now.saturating_add(1)));
         let grace_until = self.meta.now.saturating_add(self.limits.worker_grace_ms);
         let tenants: Vec<TenantId> = self.tenants.keys().copied().collect();
         for (nth, tenant) in tenants.into_iter().enumerate() {

@@ -258,8 +258,13 @@ impl Step<'_> {
         Ok(Reply::Done)
     }
 
-    pub(crate) fn resume_run(&mut self, id: RunId) -> Result<Reply, Refusal> {
-        let run = self.t.runs.get_mut(&id).ok_or(Refusal::NoRun { run: id })?;
+    pub(crate) fn resume_run(&mut self, id: RunId, facts: &Facts) -> Result<Reply, Refusal> {
+        let Some(run) = self.t.runs.get_mut(&id) else {
+            return match facts.get(&Need::Run(id)) {
+                Some(Fact::Run(_)) => Err(Refusal::RunEnded { run: id }),
+                _ => Err(Refusal::NoRun { run: id }),
+            };
+        };
         if run.row.state != RunState::Parked {
             return Err(Refusal::NotParked { run: id });
         }

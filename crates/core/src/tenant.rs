@@ -129,7 +129,7 @@ impl Step<'_> {
             return Err(Refusal::Full {
                 what: "workflows of this tenant",
                 max: self.limits.workflows_max,
-                action: "delete some, or give several jobs one workflow with different inputs",
+                action: "give several jobs one workflow with different inputs",
             });
         }
         let created = !self.t.versions.contains_key(&version);

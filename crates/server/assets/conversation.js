@@ -35,9 +35,10 @@ export class Conversation {
     const { name, data, turn_id: turnId } = event;
     if (name === "message.accepted") {
       const isNew = !this.#messages.has(data.message_id);
-      const message = this.#message(data.message_id, turnId, data.text);
+      const text = data.message?.text;
+      const message = this.#message(data.message_id, turnId, text);
       // The event can be faster than the answer, or outlive it. Known by its text until an answer says for certain.
-      const possible = isNew && uncertain?.text === data.text && event.at >= uncertain.at - CLOCKS_APART_MS;
+      const possible = isNew && uncertain?.text === text && event.at >= uncertain.at - CLOCKS_APART_MS;
       if (possible && !this.#hasKey(uncertain.key)) message.key = uncertain.key;
       return;
     }
@@ -134,6 +135,8 @@ export class Conversation {
       this.#messages.set(id, message);
       turn.messages.push(message);
     }
+    // Whichever of answer and event came first may not have known it.
+    message.text ??= text;
     return message;
   }
 

@@ -21,6 +21,9 @@ const PAGE: usize = 500;
 /// A comment is sent this often when nothing happens, so that both ends notice a dead connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// How often a silent stream looks whether its token still holds.
+const LOOK_AT_TOKEN: Duration = Duration::from_secs(2);
+
 /// What is sent for each event.
 #[derive(Debug, Serialize)]
 struct Sent<'a> {
@@ -93,7 +96,9 @@ impl Following {
                 self.read_missed(position).await?;
                 continue;
             }
-            match self.live.recv().await {
+            // A stream on which nothing happens still ends when its token does.
+            let Ok(heard) = tokio::time::timeout(LOOK_AT_TOKEN, self.live.recv()).await else { continue };
+            match heard {
                 Ok(EventNotice { seq: Some(seq), .. }) if seq <= self.seq => {}
                 Ok(EventNotice { seq, event }) => {
                     self.seq = self.seq.max(seq.unwrap_or(0));

@@ -8,7 +8,7 @@ use axum::extract::{Form, Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use mainspring_core::{Command, Reply};
 use mainspring_engine::RunFilter;
 use mainspring_flows::turn::WORKFLOW;
@@ -35,6 +35,7 @@ fn pages() -> Router<AppState> {
         .route("/turns/{id}", get(turn))
         .route("/runs", get(run_list))
         .route("/runs/{id}", get(run))
+        .route("/runs/{id}/cancel", post(cancel))
         .route("/login", get(login).post(log_in))
         .layer(axum::middleware::from_fn(harden))
 }
@@ -274,6 +275,27 @@ async fn run(State(state): State<AppState>, visitor: Visitor, Path(run): Path<St
     let run = found.ok_or_else(|| fail(Problem::not_found("run")))?;
     let run = serde_json::to_value(run).unwrap_or_default();
     rendered(&state, state.pages().run(&RunPage { frame: frame(Some(visitor.tenant.clone())), run }))
+}
+
+#[derive(Deserialize)]
+struct CancelForm {
+    reason: Option<String>,
+}
+
+/// The cancel button of a browser without scripts.
+async fn cancel(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(run): Path<String>,
+    Form(form): Form<CancelForm>,
+) -> Result<Redirect, Shown> {
+    let fail = |problem: Problem| shown(&state, None, problem);
+    caller.must_have(Scope::Write).map_err(fail)?;
+    let run = id("run", &run).map_err(fail)?;
+    let reason = form.reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "cancelled by request".to_owned());
+    let cancelled = state.engine().submit(caller.tenant, Command::CancelRun { run, reason }).await;
+    cancelled.map_err(|error| fail(error.into()))?;
+    Ok(Redirect::to(&format!("/runs/{run}")))
 }
 
 #[derive(Deserialize)]
