@@ -125,7 +125,8 @@ async fn a_torn_tail_opens_and_damage_in_the_middle_refuses() {
         ids.push(body["message_id"].as_str().expect("an id").to_owned());
     }
     drop(dev);
-    let segment = dir.path().join("p0/log").read_dir().expect("the log").filter_map(Result::ok).map(|entry| entry.path());
+    let segment =
+        dir.path().join("p0/log").read_dir().expect("the log").filter_map(Result::ok).map(|entry| entry.path());
     let segment = segment.filter(|path| path.extension().is_some_and(|e| e == "seg")).min().expect("a segment");
     let whole = std::fs::read(&segment).expect("readable");
 

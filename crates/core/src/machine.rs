@@ -113,9 +113,7 @@ impl Core {
             Command::CancelRun { run, .. }
             | Command::ResumeRun { run }
             | Command::SignalRun { run, .. }
-            | Command::Explain { run } => {
-                (!tenant.runs.contains_key(run)).then_some(Need::Run(*run))
-            }
+            | Command::Explain { run } => (!tenant.runs.contains_key(run)).then_some(Need::Run(*run)),
             Command::PutTenant { .. }
             | Command::PutWorkflow { .. }
             | Command::StartRun { .. }

@@ -2,7 +2,8 @@
 //!
 //! One run is one turn, and the inbox gives one live run per session. With `queue`, the inbox closes in the very decision
 //! in which the window ends, so what comes later belongs to the next turn. With `supersede` it stays open until the agent
-//! has answered; a message that comes before stops the agent, and the turn hands all its messages to the next one.
+//! has answered; a message that comes before stops the agent, and the turn hands all its messages to the next one. A turn
+//! with the largest number of messages is closed by either policy.
 
 use std::time::Duration;
 
@@ -126,13 +127,15 @@ async fn turn(
         timeout_ms: u64::try_from(settings.timeout.as_millis()).unwrap_or(u64::MAX),
         turn_id,
     };
-    let answer = match work(&ctx, settings, &request, http).await? {
+    // A full turn has closed its inbox, so nothing that comes can become part of it or of its successor instead.
+    let interruptible = settings.on_message == OnMessage::Supersede && window.ended_by != WindowEnd::MaxMessages;
+    let answer = match work(&ctx, settings, &request, interruptible, http).await? {
         Worked::Answered(answer) => answer,
         Worked::Refused(error) => return Err(Failure::Final(error)),
         Worked::Interrupted => return Err(superseded()),
     };
     // The commit point. A message that came in the last instant still wins here, or never.
-    if settings.on_message == OnMessage::Supersede && !ctx.close_inbox(false).await? {
+    if interruptible && !ctx.close_inbox(false).await? {
         return Err(superseded());
     }
     let reply_id = format!("{}:0", request.turn_id);
@@ -187,7 +190,9 @@ async fn accumulate(ctx: &Context, settings: &AgentSettings) -> Result<(Vec<Mess
             Received::TimedOut | Received::Closed => break WindowEnd::Quiet,
         }
     };
-    if ended_by == WindowEnd::MaxMessages && closes {
+    if ended_by == WindowEnd::MaxMessages {
+        // Also with `supersede`: messages left over would interrupt the agent at once, and again after each handover of
+        // the same full turn, for ever. They are the next turn's.
         ctx.close_inbox(true).await?;
     }
     let last_at = messages.last().map_or(first_at, |message| message.accepted_at);
@@ -207,9 +212,9 @@ async fn work(
     ctx: &Context,
     settings: &AgentSettings,
     request: &AgentRequest,
+    interruptible: bool,
     http: &reqwest::Client,
 ) -> Result<Worked, Failure> {
-    let interruptible = settings.on_message == OnMessage::Supersede;
     match &settings.kind {
         AgentKind::Http { url } => {
             let voice = Voice::new(ctx.client().clone(), &request.session, &request.turn_id);

@@ -208,6 +208,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether the token has come to its end, for those who hold it for longer than one request.
+    pub fn expired(&self) -> bool {
+        self.expires_s <= now_s()
+    }
+
     /// Goes on if the token has the scope. `admin` has all.
     ///
     /// # Errors
@@ -265,7 +270,7 @@ impl Auth {
                 caller
             }
         };
-        (caller.expires_s > now_s()).then_some(caller)
+        (!caller.expired()).then_some(caller)
     }
 }
 

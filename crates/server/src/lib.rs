@@ -23,5 +23,10 @@ use axum::Router;
 
 /// All routes.
 pub fn router(state: AppState) -> Router {
-    Router::new().merge(api::routes()).merge(web::routes()).fallback(problem::no_such_route).with_state(state)
+    Router::new()
+        .merge(api::routes())
+        .merge(web::routes())
+        .method_not_allowed_fallback(problem::no_such_method)
+        .fallback(problem::no_such_route)
+        .with_state(state)
 }

@@ -1,7 +1,7 @@
 //! Errors as RFC 9457 problem documents: a stable code, what happened, and what to do.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use mainspring_client::ClientError;
 use mainspring_core::Refusal;
@@ -188,4 +188,11 @@ impl From<BadSessionKey> for Problem {
 pub async fn no_such_route(uri: Uri) -> Problem {
     let detail = format!("there is nothing at {}", uri.path());
     Problem::new(StatusCode::NOT_FOUND, "no_such_route", detail, "see /openapi.json for what there is")
+}
+
+/// What is answered where the route does not take the method.
+pub async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    let detail = format!("{} does not take {method}", uri.path());
+    let action = "see /openapi.json for the methods it takes";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail, action)
 }

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
 use mainspring_client::{Client, TenantId};
-use mainspring_core::TokenId;
 use mainspring_core::row::EventRow;
 use mainspring_engine::EventNotice;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+
+use crate::auth::Caller;
 
 /// Events read at once while catching up.
 const PAGE: usize = 500;
@@ -37,7 +38,7 @@ struct Sent<'a> {
 
 struct Following {
     client: Client,
-    token: TokenId,
+    caller: Caller,
     scope: String,
     live: Receiver<EventNotice>,
     /// The last sequence number sent.
@@ -54,7 +55,7 @@ struct Following {
 /// Those of reading the store.
 pub async fn follow(
     client: Client,
-    token: TokenId,
+    caller: Caller,
     scope: String,
     after: Option<u64>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, crate::problem::Problem> {
@@ -67,7 +68,7 @@ pub async fn follow(
         Some(seq) => seq,
         None => latest(&client, tenant, &scope, position).await?,
     };
-    let following = Following { client, token, scope, live, seq, missed: Vec::new(), catch_up_to: Some(position) };
+    let following = Following { client, caller, scope, live, seq, missed: Vec::new(), catch_up_to: Some(position) };
     let events = stream::unfold(following, |mut following| async move {
         let event = following.next().await?;
         Some((Ok(event), following))
@@ -85,7 +86,7 @@ async fn latest(client: &Client, tenant: TenantId, scope: &str, position: u64) -
 impl Following {
     async fn next(&mut self) -> Option<Event> {
         loop {
-            if self.client.engine().hub().is_revoked(self.token) {
+            if self.token_ended() {
                 return None;
             }
             if let Some((seq, event)) = self.missed.pop() {
@@ -99,6 +100,8 @@ impl Following {
             // A stream on which nothing happens still ends when its token does.
             let Ok(heard) = tokio::time::timeout(LOOK_AT_TOKEN, self.live.recv()).await else { continue };
             match heard {
+                // It may have ended while this was waited for.
+                Ok(_) if self.token_ended() => return None,
                 Ok(EventNotice { seq: Some(seq), .. }) if seq <= self.seq => {}
                 Ok(EventNotice { seq, event }) => {
                     self.seq = self.seq.max(seq.unwrap_or(0));
@@ -111,6 +114,10 @@ impl Following {
                 Err(RecvError::Closed) => return None,
             }
         }
+    }
+
+    fn token_ended(&self) -> bool {
+        self.caller.expired() || self.client.engine().hub().is_revoked(self.caller.token)
     }
 
     /// Reads a page of what was missed; `None` ends the stream, and the caller resumes it later.

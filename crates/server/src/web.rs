@@ -144,7 +144,10 @@ impl axum::extract::FromRequestParts<AppState> for Visitor {
 /// Sets the cookie and leads on to a page of this server.
 fn welcome(state: &AppState, token: &str, next: &str) -> Response {
     let token = state.token_for(token);
-    let next = if next.starts_with('/') && !next.starts_with("//") && !next.contains('\\') { next } else { "/" };
+    // Browsers read a backslash as a slash and leave tabs and line breaks out, so "/\t/elsewhere" would lead elsewhere.
+    let here =
+        next.starts_with('/') && !next.starts_with("//") && !next.contains(|c: char| c == '\\' || c.is_control());
+    let next = if here { next } else { "/" };
     if state.auth().caller(token).is_none() {
         let reason = "That token is not one of this server's, or has expired.";
         let page = LoginPage { frame: frame(None), reason: Some(reason.to_owned()), next: Some(next.to_owned()) };

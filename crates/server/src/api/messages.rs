@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use mainspring_client::{MessageId, SendOptions};
 use mainspring_flows::SessionKey;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{id, json_body};
+use super::{Path, id, json_body};
 use crate::auth::{Caller, Scope};
 use crate::problem::Problem;
 use crate::state::AppState;
@@ -76,8 +76,13 @@ pub async fn send(
     let session = SessionKey::new(caller.tenant, &agent, &interlocutor, &channel)?;
     known_agent(&state, &session)?;
     let sent: SendMessage = json_body(body, state.engine().limits().payload_bytes_max).await?;
-    let idempotency_key =
-        idempotency_key(&headers)?.or_else(|| sent.message_id.as_ref().map(|id| format!("provider:{id}")));
+    let provider_id = sent.message_id.as_deref().map(provider_id).transpose()?;
+    // Two name spaces: a provider's id must not be taken for somebody's key.
+    let idempotency_key = match (idempotency_key(&headers)?, provider_id) {
+        (Some(key), _) => Some(format!("key:{key}")),
+        (None, Some(id)) => Some(format!("provider:{id}")),
+        (None, None) => None,
+    };
     let body = MessageBody { text: sent.text, data: sent.data, message_id: sent.message_id };
     let key = session.to_string();
     let client = state.client(caller.tenant);
@@ -117,6 +122,15 @@ pub(crate) fn known_agent(state: &AppState, session: &SessionKey) -> Result<(), 
     let detail = format!("no agent named {:?} is configured for this tenant", session.agent);
     let action = format!("configure it under [[agents]] in mainspring.toml, or use one of: {known}");
     Err(Problem::new(StatusCode::NOT_FOUND, "agent_unknown", detail, action))
+}
+
+/// An empty id would make all messages that have one the same.
+fn provider_id(id: &str) -> Result<&str, Problem> {
+    if (1..=200).contains(&id.len()) {
+        return Ok(id);
+    }
+    let detail = format!("message_id has {} bytes", id.len());
+    Err(Problem::bad_request("message_id_malformed", detail, "use 1 to 200 bytes, or leave it out"))
 }
 
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

@@ -8,8 +8,12 @@ pub mod tokens;
 pub mod turns;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::routing::{delete, get, post};
+use bytes::Bytes;
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;
@@ -49,24 +53,65 @@ pub(crate) async fn json_body<T: DeserializeOwned>(body: Body, bytes_max: usize)
     })
 }
 
+/// Bytes beyond the limit that are still read, and dropped: a client that is cut off in the middle of sending sees a
+/// broken connection instead of the answer that says why.
+const DROPPED_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// Reads a body within the limit.
-pub(crate) async fn body_bytes(body: Body, bytes_max: usize) -> Result<bytes::Bytes, Problem> {
-    to_bytes(body, bytes_max).await.map_err(|error| {
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
-        // The limit's error has no public type; its text has been the same since it exists.
-        if cause.to_string().contains("length limit") {
-            Problem::too_large(bytes_max)
-        } else {
+pub(crate) async fn body_bytes(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let (mut stream, mut pieces, mut bytes) = (body.into_data_stream(), Vec::new(), 0_usize);
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|error| {
             Problem::bad_request(
                 "body_incomplete",
-                format!("the body broke off: {cause}"),
+                format!("the body broke off: {error}"),
                 "send the request again, with the same Idempotency-Key",
             )
+        })?;
+        bytes = bytes.saturating_add(piece.len());
+        if bytes <= bytes_max {
+            pieces.push(piece);
+        } else if bytes <= bytes_max.saturating_add(DROPPED_BYTES_MAX) {
+            pieces.clear();
+        } else {
+            break;
         }
-    })
+    }
+    match (bytes <= bytes_max, pieces.as_slice()) {
+        (false, _) => Err(Problem::too_large(bytes_max)),
+        (true, [whole]) => Ok(whole.clone()),
+        (true, pieces) => Ok(pieces.concat().into()),
+    }
+}
+
+/// The parts of the address, or a problem document where axum would answer plain text.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(path)| Path(path)).map_err(|rejection| {
+            Problem::bad_request("address_malformed", rejection.body_text(), "percent-encode the parts as UTF-8")
+        })
+    }
+}
+
+/// The query, or a problem document where axum would answer plain text.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::from_request_parts(parts, state).await;
+        query.map(|axum::extract::Query(query)| Query(query)).map_err(|rejection| {
+            Problem::bad_request("query_malformed", rejection.body_text(), "see /openapi.json for the parameters")
+        })
+    }
 }
 
 /// Parses an id from the address. One that is no id names nothing, just like one that does not exist.

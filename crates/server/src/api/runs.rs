@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use mainspring_client::{Client, RunId, StartOptions};
 use mainspring_core::Command;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::messages::idempotency_key;
-use super::{body_bytes, id, json_body};
+use super::{Path, Query, body_bytes, id, json_body};
 use crate::auth::{Caller, Scope};
 use crate::problem::Problem;
 use crate::state::AppState;

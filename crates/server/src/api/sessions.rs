@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use mainspring_flows::SessionKey;
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::json_body;
 use super::messages::known_agent;
+use super::{Path, Query, json_body};
 use crate::auth::{Caller, Scope};
 use crate::problem::Problem;
 use crate::sse::follow;
@@ -64,7 +64,7 @@ pub async fn events(
     let session = SessionKey::new(caller.tenant, &agent, &interlocutor, &channel)?;
     known_agent(&state, &session)?;
     let header = headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    follow(state.client(caller.tenant), caller.token, session.to_string(), header.or(resume.after)).await
+    follow(state.client(caller.tenant), caller, session.to_string(), header.or(resume.after)).await
 }
 
 /// Something that happened.

@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use mainspring_core::row::TokenRow;
 use mainspring_core::{Command, Table, TokenId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{id, json_body};
+use super::{Path, id, json_body};
 use crate::auth::{Caller, Grant, Scope};
 use crate::problem::Problem;
 use crate::state::AppState;

@@ -1,9 +1,9 @@
 //! Turns.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
-use super::id;
+use super::{Path, id};
 use crate::auth::{Caller, Scope};
 use crate::problem::Problem;
 use crate::state::AppState;

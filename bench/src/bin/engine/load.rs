@@ -1,0 +1,221 @@
+//! One measurement: an engine in a fresh directory, callers, a worker, and what came of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use mainspring_bench::{Latencies, Place};
+use mainspring_core::row::{MessageRow, MessageState, RunRow, RunState};
+use mainspring_core::workflow::WorkflowDef;
+use mainspring_core::{Command, Reply, Table, TenantId};
+use mainspring_engine::{Engine, EngineError, EngineOptions};
+
+use crate::worker::Worker;
+
+pub(crate) const TENANT: TenantId = TenantId(1);
+const WORKFLOW: &str = "bench";
+/// A small JSON text, as inputs, messages and outputs mostly are.
+pub(crate) const PAYLOAD: &[u8] = br#"{"text":"where is my order 4711?"}"#;
+/// Not counted: caches fill, the log's first small segments are passed.
+const WARM_UP: Duration = Duration::from_millis(700);
+/// How long the tables may take to catch up before that is reported as an error.
+const DRAIN_MAX: Duration = Duration::from_secs(120);
+
+/// What the callers ask for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Work {
+    /// Runs of a workflow with one task.
+    Runs,
+    /// Messages into inboxes.
+    Sends { sessions: usize },
+}
+
+impl Work {
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Work::Runs => "StartRun, and Complete of its task",
+            Work::Sends { .. } => "SendMessage; and per turn a Receive of all that waits, and Complete",
+        }
+    }
+
+    fn definition(self) -> WorkflowDef {
+        match self {
+            Work::Runs => WorkflowDef::single(WORKFLOW, false),
+            Work::Sends { .. } => WorkflowDef { inbox: true, ..WorkflowDef::single(WORKFLOW, true) },
+        }
+    }
+
+    fn command(self, caller: usize, nth: usize) -> Command {
+        let (workflow, payload) = (WORKFLOW.to_owned(), Bytes::from_static(PAYLOAD));
+        match self {
+            Work::Runs => Command::StartRun { workflow, key: None, input: payload, priority: None, idempotency: None },
+            Work::Sends { sessions } => {
+                // Neighbouring callers go to distant sessions, and each caller to all of them in turn.
+                let key = format!("session-{}", (caller.wrapping_mul(7919) + nth) % sessions);
+                Command::SendMessage { workflow, key, payload, idempotency: None }
+            }
+        }
+    }
+
+    /// How many of the things asked for the tables show as done.
+    async fn found(self, engine: &Engine) -> anyhow::Result<u64> {
+        let found = engine.read(TENANT, move |reader| match self {
+            Work::Runs => {
+                let runs = reader.all::<RunRow>(TENANT, Table::Run)?;
+                Ok(runs.iter().filter(|(_, run)| run.state == RunState::Completed).count())
+            }
+            Work::Sends { .. } => {
+                let messages = reader.all::<MessageRow>(TENANT, Table::Message)?;
+                Ok(messages.iter().filter(|(_, message)| matches!(message.state, MessageState::Done { .. })).count())
+            }
+        });
+        Ok(found.await? as u64)
+    }
+}
+
+/// What to measure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) callers: usize,
+    pub(crate) work: Work,
+    pub(crate) counted: Duration,
+    pub(crate) threads: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    pub(crate) transitions_per_second: f64,
+    pub(crate) ask_p50_ms: f64,
+    pub(crate) ask_p99_ms: f64,
+    pub(crate) end_p50_ms: f64,
+    pub(crate) end_p99_ms: f64,
+    pub(crate) batches_per_second: f64,
+    pub(crate) bytes_per_transition: f64,
+    pub(crate) backlog_bytes: f64,
+    pub(crate) drain_seconds: f64,
+    pub(crate) busy: f64,
+    /// What the callers were told is durable, and was found in the tables at the end, all of it.
+    pub(crate) checked: f64,
+}
+
+/// What callers and worker share.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    /// Whether what is answered now counts.
+    pub(crate) counting: AtomicBool,
+    stop: AtomicBool,
+    /// Commands answered well while counting.
+    pub(crate) transitions: AtomicU64,
+    busy: AtomicU64,
+    /// What callers were answered well, from first to last.
+    accepted: AtomicU64,
+}
+
+impl Load {
+    pub(crate) fn measure(self, place: &Place) -> anyhow::Result<Measured> {
+        let dir = Place::below(Some(place.path()))?;
+        let engine = Engine::open(&EngineOptions::new(dir.path()))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(self.threads).enable_time().build()?;
+        let measured = runtime.block_on(self.drive(&engine));
+        drop(runtime);
+        engine.shut_down();
+        measured
+    }
+
+    async fn drive(self, engine: &Engine) -> anyhow::Result<Measured> {
+        engine.submit(TENANT, Command::PutTenant { name: "bench".into() }).await?;
+        engine.submit(TENANT, Command::PutWorkflow { def: self.work.definition() }).await?;
+        let signals = Arc::new(Signals::default());
+        let worker = Worker::start(engine, WORKFLOW, signals.clone()).await?;
+        let callers: Vec<_> =
+            (0..self.callers).map(|caller| tokio::spawn(self.call(caller, engine.clone(), signals.clone()))).collect();
+
+        tokio::time::sleep(WARM_UP).await;
+        let (batches, bytes) = counters(engine);
+        signals.counting.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        tokio::time::sleep(self.counted).await;
+        signals.counting.store(false, Ordering::Relaxed);
+        let seconds = begun.elapsed().as_secs_f64();
+        let after = counters(engine);
+        let (batches, bytes) = (after.0 - batches, after.1 - bytes);
+        signals.stop.store(true, Ordering::Relaxed);
+        let backlog_bytes = unapplied(engine);
+        let stopped = Instant::now();
+
+        let mut asks = Latencies::default();
+        for caller in callers {
+            asks.merge(caller.await.context("a caller ended early")??);
+        }
+        let mut ends = worker.latencies();
+        while unapplied(engine) > 0 || runs_live(engine).await? > 0 {
+            if stopped.elapsed() > DRAIN_MAX {
+                bail!("the tables were still {} bytes behind after {} s", unapplied(engine), DRAIN_MAX.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let drain_seconds = stopped.elapsed().as_secs_f64();
+        worker.stop().await?;
+        let (accepted, found) = (signals.accepted.load(Ordering::Relaxed), self.work.found(engine).await?);
+        if accepted != found {
+            bail!("{accepted} were accepted, and {found} are in the tables as done");
+        }
+        let transitions = signals.transitions.load(Ordering::Relaxed) as f64;
+        Ok(Measured {
+            transitions_per_second: transitions / seconds,
+            ask_p50_ms: asks.percentile_ms(50.0),
+            ask_p99_ms: asks.percentile_ms(99.0),
+            end_p50_ms: ends.percentile_ms(50.0),
+            end_p99_ms: ends.percentile_ms(99.0),
+            batches_per_second: batches as f64 / seconds,
+            bytes_per_transition: bytes as f64 / transitions.max(1.0),
+            backlog_bytes: backlog_bytes as f64,
+            drain_seconds,
+            busy: signals.busy.load(Ordering::Relaxed) as f64,
+            checked: found as f64,
+        })
+    }
+
+    async fn call(self, caller: usize, engine: Engine, signals: Arc<Signals>) -> anyhow::Result<Latencies> {
+        let mut latencies = Latencies::with_room(4_096);
+        let mut nth = 0;
+        while !signals.stop.load(Ordering::Relaxed) {
+            let command = self.work.command(caller, nth);
+            let asked = Instant::now();
+            match engine.submit(TENANT, command).await {
+                Ok(_) => {
+                    nth += 1;
+                    signals.accepted.fetch_add(1, Ordering::Relaxed);
+                    if signals.counting.load(Ordering::Relaxed) {
+                        signals.transitions.fetch_add(1, Ordering::Relaxed);
+                        latencies.add(asked.elapsed());
+                    }
+                }
+                Err(EngineError::Busy { retry_after_ms, .. }) => {
+                    signals.busy.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(retry_after_ms)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(latencies)
+    }
+}
+
+fn counters(engine: &Engine) -> (u64, u64) {
+    engine.stats().fold((0, 0), |(batches, bytes), (stats, _)| (batches + stats.batches(), bytes + stats.bytes()))
+}
+
+fn unapplied(engine: &Engine) -> usize {
+    engine.stats().map(|(_, unapplied)| unapplied).sum()
+}
+
+async fn runs_live(engine: &Engine) -> anyhow::Result<u64> {
+    match engine.submit(TENANT, Command::Count).await? {
+        (Reply::Counts(counts), _) => Ok(counts.runs_live),
+        (other, _) => bail!("asked for counts, answered {other:?}"),
+    }
+}

@@ -1,0 +1,170 @@
+//! Open-loop load of messages over HTTP: how long a message takes to be accepted, durably.
+//!
+//! Messages leave by a timetable that does not wait for answers, and latency counts from the time in the timetable, not
+//! from when the request really left: a server that stalls is charged for everybody who would have come meanwhile.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use mainspring_bench::server::release_binary;
+use mainspring_bench::{Latencies, Machine, Place, Server};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use tokio::sync::mpsc;
+
+/// Short settings, so that turns and agents really work beside the load.
+const ENVIRONMENT: [(&str, &str); 2] = [("MAINSPRING_DEV_QUIET_MS", "200"), ("MAINSPRING_DEV_TOOL_MS", "10")];
+/// A request without an answer for this long is an error.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Not counted: connections are opened, the log's first small segments are passed.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Parser)]
+#[command(about = "Open-loop load of messages over HTTP")]
+struct Args {
+    /// Messages per second.
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
+    /// Seconds counted.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Sessions the messages are spread over.
+    #[arg(long, default_value_t = 200)]
+    sessions: u64,
+    /// A running server; without it, `mainspring dev` is started on a fresh directory.
+    #[arg(long, requires = "token")]
+    url: Option<String>,
+    /// A token for it.
+    #[arg(long, requires = "url")]
+    token: Option<String>,
+    /// The agent the messages are for.
+    #[arg(long, default_value = "orders")]
+    agent: String,
+    /// Where the server's directory is made [default: target/bench].
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The server to start [default: the release build beside this program].
+    #[arg(long)]
+    binary: Option<PathBuf>,
+}
+
+/// What came of one message.
+struct Answered {
+    latency: Duration,
+    late: Duration,
+    outcome: String,
+}
+
+#[expect(clippy::print_stdout, reason = "the results are this program's output")]
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if args.rate == 0 || args.sessions == 0 {
+        bail!("--rate and --sessions must be at least 1");
+    }
+    let place = Place::below(args.dir.as_deref())?;
+    println!("machine: {}", Machine::measure(place.path())?);
+    let own = match &args.url {
+        Some(_) => None,
+        None => {
+            let binary = args.binary.clone().map_or_else(release_binary, Ok)?;
+            Some(Server::start(&binary, &place.path().join("http"), &ENVIRONMENT)?)
+        }
+    };
+    let (url, token) = match (&own, &args.url, &args.token) {
+        (Some(server), _, _) => (server.url.clone(), server.token()?),
+        (None, Some(url), Some(token)) => (url.trim_end_matches('/').to_owned(), token.clone()),
+        (None, _, _) => bail!("--url and --token go together"),
+    };
+    println!(
+        "{} messages/s for {} s over {} sessions, from the time they were due; keep-alive connections to {url}",
+        args.rate, args.seconds, args.sessions
+    );
+    let answered = drive(&args, &url, &token)?;
+    report(&answered, args.seconds);
+    if let Some(server) = &own {
+        println!("server resident afterwards: {:.1} MB", server.resident_kib()? as f64 * 1024.0 / 1e6);
+    }
+    Ok(())
+}
+
+fn drive(args: &Args, url: &str, token: &str) -> anyhow::Result<Vec<Answered>> {
+    // The workspace's HTTP client brings no cryptography of its own, also for plain addresses.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).context("the token is not one line of text")?;
+    bearer.set_sensitive(true);
+    let http = reqwest::Client::builder()
+        .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
+        .http1_only()
+        .timeout(ANSWER_MAX)
+        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (report, mut reports) = mpsc::unbounded_channel();
+
+    // Paced by a thread of its own: the runtime's timers have a resolution of a millisecond, which is more than a
+    // message should take.
+    let interval = Duration::from_secs(1) / args.rate;
+    let warm_up = (WARM_UP.as_secs_f64() * f64::from(args.rate)) as u64;
+    let count = warm_up + args.seconds * u64::from(args.rate);
+    let begun = Instant::now();
+    for nth in 0..count {
+        let due = begun + interval.mul_f64(nth as f64);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let session = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) % args.sessions;
+        let address = format!("{url}/v1/sessions/{}/bench-{session}/load/messages", args.agent);
+        let request = http
+            .post(address)
+            .header("Idempotency-Key", format!("bench-{nth}"))
+            .json(&serde_json::json!({ "text": format!("where is order 1042? {nth}") }));
+        let report = (nth >= warm_up).then(|| report.clone());
+        runtime.spawn(async move {
+            let late = due.elapsed();
+            let outcome = match request.send().await {
+                // The answer is whole when its body is: only then may the next request use the connection.
+                Ok(response) => {
+                    let status = response.status();
+                    response.bytes().await.map_or_else(|error| error.to_string(), |_| status.to_string())
+                }
+                Err(error) if error.is_timeout() => "no answer in time".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if let Some(report) = report {
+                let _ = report.send(Answered { latency: due.elapsed(), late, outcome });
+            }
+        });
+    }
+    drop(report);
+    Ok(runtime.block_on(async {
+        let mut answered = Vec::new();
+        while let Some(one) = reports.recv().await {
+            answered.push(one);
+        }
+        answered
+    }))
+}
+
+#[expect(clippy::print_stdout, reason = "the results are this program's output")]
+fn report(answered: &[Answered], seconds: u64) {
+    let (mut accepted, mut late) = (Latencies::default(), Latencies::default());
+    let mut outcomes = BTreeMap::<&str, usize>::new();
+    for one in answered {
+        late.add(one.late);
+        *outcomes.entry(&one.outcome).or_default() += 1;
+        if one.outcome.starts_with("202") {
+            accepted.add(one.latency);
+        }
+    }
+    let [p50, p90, p99, max] = [50.0, 90.0, 99.0, 100.0].map(|percent| accepted.percentile_ms(percent));
+    println!(
+        "accepted {} ({:.0}/s): p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, max {max:.2} ms",
+        accepted.count(),
+        accepted.count() as f64 / seconds as f64
+    );
+    println!("errors {} of {}", answered.len() - accepted.count(), answered.len());
+    for (outcome, count) in outcomes.iter().filter(|(outcome, _)| !outcome.starts_with("202")) {
+        println!("  {count} x {outcome}");
+    }
+    let [p50, p99] = [50.0, 99.0].map(|percent| late.percentile_ms(percent));
+    println!("of that, this program's own lateness in sending: p50 {p50:.2} ms, p99 {p99:.2} ms");
+}

@@ -1,0 +1,362 @@
+//! Runs a script in one of three ways and shows what was decided.
+
+use mainspring_core::command::{Claim, Held};
+use mainspring_core::id::{RunId, TaskId, TenantId, TokenId, WorkerId};
+use mainspring_core::journal::Request;
+use mainspring_core::limit::Limits;
+use mainspring_core::row::{JournalRow, OnParentEnd, TaskRow, decode};
+use mainspring_core::write::{Op, Table, ops};
+use mainspring_core::{Command, Effect, Refusal, Reply};
+
+use super::parse::Line;
+use super::show::{self, Names};
+use super::world::{Decision, World};
+
+/// How a script is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Each command once.
+    Plain,
+    /// Each command twice in a row. The second must change no row.
+    Twice,
+    /// With a restart after every command, until something comes that a restart by itself changes. Workers come back
+    /// with what they have in hand.
+    Crash,
+}
+
+/// A script being run.
+pub struct Scenario {
+    mode: Mode,
+    world: World,
+    names: Names,
+    tenant: TenantId,
+    dispatches: Vec<(TenantId, Claim)>,
+    /// How far time goes on after each command: not at all after `hold`.
+    step_ms: u64,
+}
+
+impl Scenario {
+    /// A script about to be run.
+    pub fn new(mode: Mode) -> Self {
+        Scenario {
+            mode,
+            world: World::new(Limits::default(), 7),
+            names: Names::default(),
+            tenant: TenantId(0),
+            dispatches: Vec::new(),
+            step_ms: 1,
+        }
+    }
+
+    /// Runs a line and gives back what was decided, one thing a line.
+    pub fn run(&mut self, text: &str) -> Vec<String> {
+        let line = Line::parse(text);
+        let mut shown = Vec::new();
+        match line.verb.as_str() {
+            "limits" => {
+                self.world = World::new(line.limits(), 7);
+                return shown;
+            }
+            "at" => {
+                self.world.now = line.nth_number(0);
+                return shown;
+            }
+            "hold" => {
+                // A restart ends a millisecond, so here there are none.
+                if self.mode == Mode::Crash {
+                    self.mode = Mode::Plain;
+                }
+                self.step_ms = 0;
+                return shown;
+            }
+            "use" => {
+                self.tenant = TenantId(self.named(line.word(0)));
+                return shown;
+            }
+            "tenant" => self.tenant = TenantId(self.named(line.word(0))),
+            _ => {}
+        }
+        let decision = match line.verb.as_str() {
+            "tick" => {
+                let decision = self.world.tick();
+                if self.mode == Mode::Twice {
+                    let again = self.world.tick();
+                    assert!(again.writes.is_empty(), "{text}: a second tick at the same time changes rows");
+                }
+                decision
+            }
+            "restart" => {
+                // A grace time begins with each restart, so from here on there are no further ones.
+                if self.mode == Mode::Crash {
+                    self.mode = Mode::Plain;
+                }
+                self.world.workers.clear();
+                self.world.crash()
+            }
+            _ => {
+                let command = self.command(&line);
+                self.submit(text, command)
+            }
+        };
+        self.world.check();
+        self.show(&decision, &mut shown);
+        if self.mode == Mode::Crash {
+            self.crash();
+        }
+        self.world.now += self.step_ms;
+        shown
+    }
+
+    fn submit(&mut self, text: &str, command: Command) -> Decision {
+        // A worker inside the process ends with it, so from here on there are no further restarts.
+        if self.mode == Mode::Crash && matches!(command, Command::RegisterWorker { local: true, .. }) {
+            self.mode = Mode::Plain;
+        }
+        let decision = self.world.submit(self.tenant, command.clone());
+        if self.mode == Mode::Twice
+            && let Some(again) = self.second_delivery(command)
+        {
+            let before = self.world.tables.without_meta();
+            let second = self.world.submit(self.tenant, again.clone());
+            assert!(
+                before == self.world.tables.without_meta(),
+                "{text}: a second delivery changes rows: {:?}",
+                second.answer
+            );
+            let alike = same_answer(&decision.answer, &second.answer);
+            assert!(alike, "{text}: first {:?}, second {:?}", decision.answer, second.answer);
+        }
+        decision
+    }
+
+    /// The command as it would come a second time; `None` for those that by nature do more when repeated.
+    fn second_delivery(&self, command: Command) -> Option<Command> {
+        match command {
+            Command::StartRun { idempotency: None, .. }
+            | Command::SendMessage { idempotency: None, .. }
+            | Command::EmitEvent { .. }
+            | Command::SignalRun { .. } => None,
+            // A worker that announces itself again says what it has in hand by then.
+            Command::RegisterWorker { worker, name, actions, slots, local, lease_ms, .. } => {
+                let holds = self.world.held_by(self.tenant, worker);
+                Some(Command::RegisterWorker { worker, name, actions, slots, local, lease_ms, holds })
+            }
+            command => Some(command),
+        }
+    }
+
+    fn crash(&mut self) {
+        let before = self.world.tables.without_meta();
+        let owed = self.world.crash();
+        assert!(owed.writes.is_empty(), "a restart without local workers changes no row");
+        for (tenant, worker) in self.world.workers.keys().copied().collect::<Vec<_>>() {
+            let back = self.world.announce_again(tenant, worker);
+            assert_eq!(back.answer, Ok(Reply::Done), "a worker may always come back");
+            assert!(back.effects.is_empty(), "a worker that comes back with all it has gets nothing more");
+        }
+        assert!(before == self.world.tables.without_meta(), "workers coming back change no row");
+        self.world.check();
+    }
+
+    fn show(&mut self, decision: &Decision, shown: &mut Vec<String>) {
+        self.names.learn(&decision.writes);
+        shown.push(show::answer(&decision.answer));
+        for op in ops(&decision.writes) {
+            shown.extend(show::change(op.expect("a batch just written decodes")));
+        }
+        for effect in &decision.effects {
+            if let Effect::Dispatch { tenant, worker, task, attempt, invocation, .. } = effect {
+                let claim = Claim { worker: *worker, task: *task, attempt: *attempt, invocation: *invocation };
+                self.dispatches.push((*tenant, claim));
+            }
+            shown.extend(show::effect(effect, self.dispatches.len()));
+        }
+        for line in shown {
+            *line = self.names.put_in(line);
+        }
+    }
+
+    /// All rows, with names for ids and without what depends on them or on how the script was run.
+    pub fn dump(&mut self) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for ((table, key), body) in self.world.tables.raw() {
+            match table {
+                Table::Meta | Table::Payload => continue,
+                // What the short form leaves out, times above all, is in the long one.
+                Table::Task => lines.push(format!("{:?}", decode::<TaskRow>(body).expect("decodes"))),
+                Table::Run => {
+                    let row = decode::<mainspring_core::row::RunRow>(body).expect("decodes");
+                    lines.push(format!("{row:?}"));
+                }
+                Table::Journal => lines.push(format!("{:?}", decode::<JournalRow>(body).expect("decodes"))),
+                _ => {}
+            }
+            lines.extend(show::change(Op { table: *table, key, body: Some(body) }));
+        }
+        let plain = |line: &String| without(&without(line, "fingerprint: "), "local: ");
+        let mut named: Vec<String> = lines.iter().map(|line| self.names.put_in(&plain(line))).collect();
+        named.sort();
+        named
+    }
+
+    /// A stable id for a name; with the tenant in it where names of two tenants must differ.
+    fn named(&mut self, name: &str) -> u128 {
+        let bytes = name.bytes().fold(0_u128, |id, byte| (id << 8) | u128::from(byte));
+        let id = 0xee << 120 | bytes;
+        self.names.name(id, name);
+        id
+    }
+
+    /// `r1`, or any word, which then is a run nobody knows.
+    fn run_id(&mut self, name: &str) -> RunId {
+        RunId(self.names.id(name).unwrap_or_else(|| self.named(name)))
+    }
+
+    /// `d3` is the third dispatch; `r1` and `r1.2` are the latest dispatch of that task.
+    fn claim(&mut self, name: &str) -> Claim {
+        if let Some(nth) = name.strip_prefix('d').and_then(|nth| nth.parse::<usize>().ok()) {
+            return self.dispatches[nth - 1].1;
+        }
+        let (run, index) = name.split_once('.').unwrap_or((name, "0"));
+        let task = TaskId { run: self.run_id(run), index: index.parse().expect("a task's index is a number") };
+        let latest = self.dispatches.iter().rev().find(|(_, claim)| claim.task == task);
+        latest.map_or(Claim { worker: WorkerId(0), task, attempt: 1, invocation: 1 }, |(_, claim)| *claim)
+    }
+
+    fn command(&mut self, line: &Line) -> Command {
+        let text = |nth: usize| line.word(nth).to_owned();
+        match line.verb.as_str() {
+            "tenant" => Command::PutTenant { name: text(0) },
+            "workflow" => Command::PutWorkflow { def: line.workflow() },
+            "start" => Command::StartRun {
+                workflow: text(0),
+                key: line.text("key"),
+                input: line.bytes(1),
+                priority: line.number("priority"),
+                idempotency: line.idempotency(),
+            },
+            "cancel" => Command::CancelRun { run: self.run_id(line.word(0)), reason: text(1) },
+            "resume" => Command::ResumeRun { run: self.run_id(line.word(0)) },
+            "send" => Command::SendMessage {
+                workflow: text(0),
+                key: text(1),
+                payload: line.bytes(2),
+                idempotency: line.idempotency(),
+            },
+            "event" => Command::EmitEvent { name: text(0), scope: line.text("scope"), data: line.bytes(1) },
+            "signal" => Command::SignalRun { run: self.run_id(line.word(0)), name: text(1), payload: line.bytes(2) },
+            "worker" => {
+                let worker = WorkerId(self.named(line.word(0)));
+                Command::RegisterWorker {
+                    worker,
+                    name: text(0),
+                    actions: line.word(1).split(',').map(str::to_owned).collect(),
+                    slots: line.number("slots").unwrap_or(10),
+                    local: line.has("local"),
+                    lease_ms: line.number("lease"),
+                    holds: self.holds(line),
+                }
+            }
+            "heartbeat" => Command::HeartbeatWorker { worker: WorkerId(self.named(line.word(0))) },
+            "remove" => Command::RemoveWorker { worker: WorkerId(self.named(line.word(0))) },
+            "journal" => Command::Journal {
+                claim: self.claim(line.word(0)),
+                position: line.nth_number(1) as u32,
+                request: self.request(line),
+            },
+            "suspend" => Command::Suspend {
+                claim: self.claim(line.word(0)),
+                waiting: (1..line.words.len()).map(|nth| line.nth_number(nth) as u32).collect(),
+            },
+            "complete" => Command::Complete { claim: self.claim(line.word(0)), output: line.bytes(1) },
+            "supersede" => Command::Supersede { claim: self.claim(line.word(0)), reason: text(1) },
+            "fail" => Command::Fail { claim: self.claim(line.word(0)), error: text(1), retry: !line.has("final") },
+            "park" => Command::Park { claim: self.claim(line.word(0)), error: text(1) },
+            "token" => Command::PutToken {
+                token: TokenId(self.named(line.word(0))),
+                name: text(0),
+                scopes: vec![text(1)],
+                expires_at: line.number("until").unwrap_or(1_000_000),
+            },
+            "revoke" => Command::RevokeToken { token: TokenId(self.named(line.word(0))) },
+            "explain" => Command::Explain { run: self.run_id(line.word(0)) },
+            "look" => Command::LookAtInbox { workflow: text(0), key: text(1) },
+            "count" => Command::Count,
+            verb => panic!("no verb {verb:?}"),
+        }
+    }
+
+    /// `holds=d1,d2`: what the worker says it has in hand; `holds=all` is what the rows say.
+    fn holds(&mut self, line: &Line) -> Vec<Held> {
+        let Some(text) = line.text("holds") else { return Vec::new() };
+        if text == "all" {
+            let worker = WorkerId(self.named(line.word(0)));
+            return self.world.held_by(self.tenant, worker);
+        }
+        let claims = text.split(',').map(|name| self.claim(name)).collect::<Vec<_>>();
+        claims.into_iter().map(|claim| Held { task: claim.task, invocation: claim.invocation }).collect()
+    }
+
+    fn request(&mut self, line: &Line) -> Request {
+        let timeout_ms = line.number("timeout");
+        let text = |nth: usize| line.word(nth).to_owned();
+        match line.word(2) {
+            "run" => {
+                let result = line.text("error").map_or_else(|| Ok(line.bytes(4)), Err);
+                Request::Run { name: text(3), result, took_ms: line.number("took").unwrap_or(0) }
+            }
+            "sleep" => Request::Sleep { duration_ms: line.nth_number(3) },
+            "receive" => Request::Receive {
+                timeout_ms,
+                messages_max: line.number("max").unwrap_or(10),
+                close_on_timeout: line.has("close"),
+            },
+            "peek" => Request::Peek,
+            "close" => Request::Close { force: line.has("force") },
+            "wait_event" => Request::WaitEvent { name: text(3), scope: line.text("scope"), timeout_ms },
+            "wait_signal" => Request::WaitSignal { name: text(3), timeout_ms },
+            "spawn" => Request::Spawn {
+                workflow: text(3),
+                key: line.text("key"),
+                input: line.bytes(4),
+                priority: line.number("priority"),
+                detached: line.has("detached"),
+                on_parent_end: if line.has("abandon") { OnParentEnd::Abandon } else { OnParentEnd::Cancel },
+            },
+            "signal" => Request::Signal { run: self.run_id(line.word(3)), name: text(4), payload: line.bytes(5) },
+            "emit" => Request::Emit { name: text(3), scope: line.text("scope"), data: line.bytes(4) },
+            "cancel" => Request::Cancel { run: self.run_id(line.word(3)), reason: text(4) },
+            other => panic!("no request {other:?}"),
+        }
+    }
+}
+
+/// Whether a second delivery was answered as it should be.
+fn same_answer(first: &Result<Reply, Refusal>, second: &Result<Reply, Refusal>) -> bool {
+    match (first, second) {
+        (first, second) if first == second => true,
+        (Ok(Reply::Registered { version, .. }), Ok(Reply::Registered { version: again, created: false })) => {
+            version == again
+        }
+        (Ok(Reply::Started { run, .. }), Ok(Reply::Started { run: again, duplicate: true })) => run == again,
+        (Ok(Reply::Accepted { message, run, .. }), Ok(Reply::Accepted { message: m, run: r, duplicate: true })) => {
+            (message, run) == (m, r)
+        }
+        // The entry was completed by what it asked for.
+        (Ok(Reply::EntryPending { .. }), Ok(Reply::EntryDone(_))) => true,
+        // The claim was current and by its own word is no more: stop working on it.
+        (Ok(Reply::Done | Reply::EntryDone(_)), Err(Refusal::StaleClaim { .. })) => true,
+        (Ok(Reply::Done), Err(Refusal::NotParked { .. })) => true,
+        _ => false,
+    }
+}
+
+/// A text without a field of plain value.
+fn without(text: &str, field: &str) -> String {
+    let mut parts = text.split(field);
+    let mut kept = parts.next().unwrap_or("").to_owned();
+    for part in parts {
+        kept.push_str(part.trim_start_matches(|c: char| c.is_ascii_alphanumeric()));
+    }
+    kept
+}

@@ -1,0 +1,115 @@
+//! The tables, kept in memory: fed with batches like the real ones, asked for facts like the real ones.
+
+use std::collections::BTreeMap;
+
+use mainspring_core::command::{Fact, Facts, Need};
+use mainspring_core::id::{MessageId, RunId, TaskId, TenantId, TokenId, VersionId};
+use mainspring_core::limit::Limits;
+use mainspring_core::recover::Recovery;
+use mainspring_core::row::{self, key};
+use mainspring_core::write::{Op, Table, ops};
+use mainspring_core::{Command, Core, PayloadId};
+use serde::de::DeserializeOwned;
+
+/// All rows ever written and not deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tables {
+    rows: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
+}
+
+impl Tables {
+    /// Applies a batch and checks that it decodes.
+    pub fn apply(&mut self, batch: &[u8]) {
+        for op in ops(batch) {
+            let op = op.expect("a batch just written decodes");
+            match op.body {
+                Some(body) => self.rows.insert((op.table, op.key.to_vec()), body.to_vec()),
+                None => self.rows.remove(&(op.table, op.key.to_vec())),
+            };
+        }
+    }
+
+    /// A core as a restart would build it from these rows.
+    pub fn recover(&self, limits: Limits) -> Core {
+        let mut recovery = Recovery::new();
+        for ((table, key), body) in &self.rows {
+            recovery.apply(Op { table: *table, key, body: Some(body) });
+        }
+        recovery.finish(limits).expect("rows the core wrote make a core")
+    }
+
+    /// The facts the core asks for, as the engine would load them.
+    pub fn facts(&self, core: &Core, tenant: TenantId, command: &Command) -> Facts {
+        let mut facts = Facts::new();
+        if let Some(need) = core.needs(tenant, command) {
+            let fact = match need {
+                Need::Run(run) => self.get(Table::Run, &key::run(tenant, run)).map(Fact::Run),
+                Need::Task(task) => self.get(Table::Task, &key::task(tenant, task)).map(Fact::Task),
+                Need::Journal(task, position) => {
+                    self.get(Table::Journal, &key::journal(tenant, task, position)).map(Fact::Journal)
+                }
+            };
+            facts.insert(need, fact.unwrap_or(Fact::Missing));
+        }
+        facts
+    }
+
+    /// One row, decoded.
+    pub fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Option<T> {
+        self.rows.get(&(table, key.to_vec())).map(|body| row::decode(body).expect("a row just written decodes"))
+    }
+
+    /// A payload's bytes.
+    pub fn payload(&self, tenant: TenantId, id: PayloadId) -> Option<&[u8]> {
+        self.rows.get(&(Table::Payload, key::payload(tenant, id))).map(Vec::as_slice)
+    }
+
+    /// All rows of a table, decoded, with their keys.
+    pub fn all<T: DeserializeOwned>(&self, table: Table) -> impl Iterator<Item = (&[u8], T)> {
+        self.rows
+            .range((table, Vec::new())..)
+            .take_while(move |((of, _), _)| *of == table)
+            .map(|((_, key), body)| (key.as_slice(), row::decode(body).expect("a row just written decodes")))
+    }
+
+    /// All rows as they are.
+    pub fn raw(&self) -> impl Iterator<Item = (&(Table, Vec<u8>), &Vec<u8>)> {
+        self.rows.iter()
+    }
+
+    /// The rows without the partition's own, which moves with time.
+    pub fn without_meta(&self) -> Tables {
+        let rows = self.rows.iter().filter(|((table, _), _)| *table != Table::Meta);
+        Tables { rows: rows.map(|(key, body)| (key.clone(), body.clone())).collect() }
+    }
+}
+
+/// The tenant of a row's key.
+pub fn tenant_of(row: &[u8]) -> TenantId {
+    key::tenant_of(row).expect("a row's key begins with its tenant")
+}
+
+/// The run of a run's key.
+pub fn run_of(row: &[u8]) -> RunId {
+    RunId(key::second(row).expect("a run's key holds its id"))
+}
+
+/// The task of a task's or journal entry's key.
+pub fn task_of(row: &[u8]) -> TaskId {
+    key::task_of(row).expect("a task's key holds its id")
+}
+
+/// The message of a message's key.
+pub fn message_of(row: &[u8]) -> MessageId {
+    MessageId(key::second(row).expect("a message's key holds its id"))
+}
+
+/// The token of a token's key.
+pub fn token_of(row: &[u8]) -> TokenId {
+    TokenId(key::second(row).expect("a token's key holds its id"))
+}
+
+/// The version of a workflow's key.
+pub fn version_of(row: &[u8]) -> VersionId {
+    VersionId(key::second(row).expect("a workflow's key holds its version"))
+}

@@ -1,0 +1,19 @@
+//! The whole server, tested through its front door: HTTP in, HTTP out, agents and endpoints on real sockets.
+//!
+//! One file per theme. Each test has a server of its own on a directory of its own. Nothing sleeps to synchronise: what a
+//! test waits for it looks for, with a deadline that only a defect reaches.
+
+mod agents;
+mod crashes;
+mod crowd;
+mod delivery;
+mod harness;
+mod idempotency;
+mod operations;
+mod pages;
+mod problems;
+mod runs;
+mod streams;
+mod supersede;
+mod tokens;
+mod turns;

@@ -1,0 +1,41 @@
+//! `bench`: builds the load generators for release and runs one.
+
+use anyhow::bail;
+use clap::ValueEnum;
+
+use crate::workspace::Workspace;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    which: Which,
+    /// What the bench itself takes; `--help` tells.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Which {
+    /// Transitions per second of an engine in process.
+    Engine,
+    /// Messages over HTTP at a steady rate.
+    Http,
+    /// Time to ready and memory of an idle server.
+    Idle,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    let bin = match args.which {
+        Which::Engine => "engine",
+        Which::Http => "http",
+        Which::Idle => "idle",
+    };
+    if !matches!(args.which, Which::Engine) {
+        workspace.release_binary()?;
+    }
+    let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "mainspring-bench", "--bin", bin]);
+    let ended = command.arg("--").args(&args.rest).status()?;
+    if !ended.success() {
+        bail!("bench {bin} ended with {ended}");
+    }
+    Ok(())
+}

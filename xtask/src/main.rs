@@ -1,0 +1,53 @@
+//! Checks, tests and measures the workspace: `cargo xtask --help`.
+#![expect(clippy::print_stdout, reason = "printing is what these commands are for")]
+
+mod bench;
+mod browser;
+mod chaos_kill;
+mod http;
+mod server;
+mod smoke;
+mod suite;
+mod tidy;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Checks, tests and measures the workspace.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs everything that must pass, installing what it needs
+    Test(suite::Args),
+    /// What CI runs: the same as `test`
+    Ci(suite::Args),
+    /// Checks dependencies between crates, the map, file sizes and headers
+    Tidy,
+    /// Starts the release build, asks it something, stops it
+    Smoke,
+    /// Tests the pages in a headless Chromium
+    Browser,
+    /// Kills the server under load, again and again, and checks that nothing was lost or repeated
+    ChaosKill(chaos_kill::Args),
+    /// Measures the engine, the HTTP front door, or a server that does nothing
+    Bench(bench::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    let workspace = Workspace::find()?;
+    match Cli::parse().verb {
+        Verb::Test(args) | Verb::Ci(args) => suite::run(&workspace, &args),
+        Verb::Tidy => tidy::run(&workspace.root),
+        Verb::Smoke => smoke::run(&workspace),
+        Verb::Browser => browser::run(&workspace),
+        Verb::ChaosKill(args) => chaos_kill::run(&workspace, &args),
+        Verb::Bench(args) => bench::run(&workspace, &args),
+    }
+}

@@ -1,0 +1,172 @@
+//! `test`: everything that must pass, one step after the other, with a table at the end.
+//!
+//! A failed step does not stop the others: whoever waited for minutes wants to know all of it. What a step says goes to a
+//! file, and is shown when the step fails.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::browser;
+use crate::workspace::Workspace;
+
+/// While a step runs, how often that is said.
+const STILL_RUNNING_EVERY: Duration = Duration::from_secs(30);
+/// Lines shown of a step that failed.
+const LINES_SHOWN: usize = 120;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only what needs neither the release build nor a browser.
+    #[arg(long)]
+    quick: bool,
+    /// Leave the pages untested.
+    #[arg(long)]
+    no_browser: bool,
+    /// Rounds of each chaos-kill.
+    #[arg(long, default_value_t = 20)]
+    chaos_rounds: u32,
+}
+
+struct Step {
+    name: &'static str,
+    command: Command,
+}
+
+struct Outcome {
+    name: &'static str,
+    took: Duration,
+    failure: Option<String>,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    let logs = workspace.scratch("xtask-logs")?;
+    let begun = Instant::now();
+    let mut outcomes = Vec::new();
+    if !args.quick && !args.no_browser {
+        // First, so that an answer that takes a person comes before the long steps and not after them.
+        let took = Instant::now();
+        let failure = browser::tools().err().map(|error| format!("{error:#}"));
+        if let Some(failure) = &failure {
+            println!("FAILED browser tools: {failure}");
+        }
+        outcomes.push(Outcome { name: "browser tools", took: took.elapsed(), failure });
+    }
+    let steps = steps(workspace, args)?;
+    let count = steps.len();
+    for (nth, step) in steps.into_iter().enumerate() {
+        println!("[{}/{count}] {} ({} since the start)", nth + 1, step.name, seconds(begun.elapsed()));
+        outcomes.push(carry_out(step, &logs)?);
+    }
+    summarise(&outcomes, begun.elapsed(), args)
+}
+
+fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
+    let cargo = |name, args: &[&str]| Step { name, command: workspace.cargo(args) };
+    let own = |name, args: &[&str]| -> anyhow::Result<Step> {
+        let mut command = Command::new(own_binary()?);
+        command.args(args).current_dir(&workspace.root);
+        Ok(Step { name, command })
+    };
+    let mut steps = vec![
+        own("tidy", &["tidy"])?,
+        cargo("format", &["fmt", "--all", "--check"]),
+        cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        cargo("tests", &["test", "--workspace"]),
+    ];
+    if args.quick {
+        return Ok(steps);
+    }
+    let rounds = args.chaos_rounds.to_string();
+    let chaos = |policy| ["chaos-kill", "--rounds", rounds.as_str(), "--on-message", policy];
+    steps.push(cargo("release build", &["build", "--release", "--package", "mainspring-cli"]));
+    steps.push(own("smoke", &["smoke"])?);
+    if !args.no_browser {
+        steps.push(own("browser", &["browser"])?);
+    }
+    steps.push(own("chaos-kill (queue)", &chaos("queue"))?);
+    steps.push(own("chaos-kill (supersede)", &chaos("supersede"))?);
+    Ok(steps)
+}
+
+/// This program, also after one of the steps has built it anew under the same name.
+fn own_binary() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("where this program is")?;
+    // Linux tells a replaced program's old name with this at its end.
+    let text = own.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| own.clone(), PathBuf::from))
+}
+
+fn carry_out(mut step: Step, logs: &Path) -> anyhow::Result<Outcome> {
+    let file_name: String = step.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let path = logs.join(format!("{file_name}.log"));
+    let log = File::create(&path)?;
+    let begun = Instant::now();
+    let started = step.command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+    let failure = match started {
+        Err(error) => Some(format!("could not be started: {error}")),
+        Ok(mut child) => {
+            let mut said = Instant::now();
+            let status = loop {
+                if let Some(status) = child.try_wait()? {
+                    break status;
+                }
+                if said.elapsed() > STILL_RUNNING_EVERY {
+                    said = Instant::now();
+                    println!("      still running after {}: {}", seconds(begun.elapsed()), last_line(&path));
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            };
+            (!status.success()).then(|| status.to_string())
+        }
+    };
+    let took = begun.elapsed();
+    match &failure {
+        None => println!("      ok after {}: {}", seconds(took), last_line(&path)),
+        Some(failure) => {
+            println!("      FAILED after {} ({failure}); the end of {}:", seconds(took), path.display());
+            println!("{}", last_lines(&path, LINES_SHOWN));
+        }
+    }
+    let _ = std::io::stdout().flush();
+    Ok(Outcome { name: step.name, took, failure })
+}
+
+fn summarise(outcomes: &[Outcome], took: Duration, args: &Args) -> anyhow::Result<()> {
+    println!();
+    for Outcome { name, took, failure } in outcomes {
+        println!("{:<24} {:>8}  {}", name, seconds(*took), failure.as_deref().map_or("ok", |_| "FAILED"));
+    }
+    if args.quick {
+        println!("left out by --quick: release build, smoke, browser, chaos-kill");
+    } else if args.no_browser {
+        println!("left out by --no-browser: browser");
+    }
+    let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
+    println!("everything took {}", seconds(took));
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    // Nothing after that line, neither here nor on stderr: tools read it as the last.
+    if failed > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn last_line(path: &Path) -> String {
+    let line = last_lines(path, 1);
+    line.chars().take(100).collect()
+}
+
+fn last_lines(path: &Path, count: usize) -> String {
+    let text = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
