@@ -11,28 +11,10 @@ use serde::Deserialize;
 pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
     pub(crate) target_dir: PathBuf,
-    pub(crate) packages: Vec<Package>,
-}
-
-/// A crate of the workspace, as `cargo metadata` tells it.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Package {
-    pub(crate) name: String,
-    pub(crate) manifest_path: PathBuf,
-    pub(crate) dependencies: Vec<Dependency>,
-}
-
-/// What a crate depends on.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Dependency {
-    pub(crate) name: String,
-    /// `None` for an ordinary one, else `dev` or `build`.
-    pub(crate) kind: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Metadata {
-    packages: Vec<Package>,
     target_directory: PathBuf,
 }
 
@@ -49,8 +31,8 @@ impl Workspace {
         if !asked.status.success() {
             bail!("cargo metadata failed:\n{}", String::from_utf8_lossy(&asked.stderr));
         }
-        let Metadata { packages, target_directory } = serde_json::from_slice(&asked.stdout)?;
-        Ok(Workspace { root, target_dir: target_directory, packages })
+        let Metadata { target_directory } = serde_json::from_slice(&asked.stdout)?;
+        Ok(Workspace { root, target_dir: target_directory })
     }
 
     /// A cargo command at the workspace's root.
