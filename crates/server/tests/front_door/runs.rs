@@ -1,6 +1,5 @@
 //! Runs: starting, listing, looking, cancelling, signalling, resuming, waking.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
