@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use mainspring_client::{Client, RunningWorker, TenantId, Worker};
 use mainspring_core::row::TokenRow;
 use mainspring_core::{Command, Table, TokenId};
-use mainspring_engine::{Engine, EngineOptions, LogOptions};
-use mainspring_flows::{AgentSettings, Agents};
+use mainspring_engine::{Embedded, Engine, EngineOptions, LogOptions};
+use mainspring_flows::{AgentSettings, Agents, Outside};
 use mainspring_server::api::tokens;
 use mainspring_server::auth::Scope;
 use mainspring_server::{AppState, Keys, ServerOptions};
@@ -83,11 +84,11 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
         )
     })?;
     let address = listener.local_addr()?;
+    let log = LogOptions { sync: setup.store.sync(), ..LogOptions::default() };
     let options = EngineOptions {
         partitions: setup.store.partitions,
-        log: LogOptions { sync: setup.store.sync(), ..LogOptions::default() },
         retention: setup.store.retention(),
-        ..EngineOptions::new(&setup.dir)
+        ..EngineOptions::on(Arc::new(Embedded::new(&setup.dir, log)))
     };
     let engine = Engine::open(&options).context("the store can't be opened")?;
     let keys = Keys::load_or_create(&setup.dir)?;
@@ -133,10 +134,12 @@ async fn offer_all(
         .pool_idle_timeout(Duration::from_secs(30))
         .redirect(reqwest::redirect::Policy::none())
         .build()?;
+    let http: Arc<dyn Outside> = Arc::new(http);
     let mut workers = Vec::new();
     for (tenant, name) in tenants {
         let client = Client::new(engine.clone(), *tenant);
-        let mut worker = mainspring_flows::offer(Worker::new(client.clone(), "built-in flows"), &client, agents, &http);
+        let mut worker =
+            mainspring_flows::offer(Worker::new(client.clone(), "built-in flows"), &client, agents, http.clone());
         if let Some(settings) = example {
             worker = orders_agent::offer(worker, settings.clone());
         }

@@ -1,6 +1,6 @@
 //! Typed calls to an engine on behalf of one tenant.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mainspring_core::command::Idempotency;
@@ -24,6 +24,12 @@ pub enum ClientError {
         /// Which value.
         what: &'static str,
         /// What serde said.
+        cause: String,
+    },
+    /// The system gave no randomness for an id.
+    #[error("the system gave no randomness: {cause}")]
+    Random {
+        /// What it said.
         cause: String,
     },
     /// The run that was waited for did not complete.
@@ -213,7 +219,7 @@ impl Client {
 
     /// Tells those who listen to a scope right now. Nothing is recorded: it may be lost.
     pub fn whisper(&self, name: &str, scope: &str, run: Option<RunId>, data: Bytes) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let at = self.engine.world().now_ms();
         let event = EventRow { name: name.to_owned(), scope: Some(scope.to_owned()), at, run, data };
         self.engine.hub().whisper(self.tenant, event);
     }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mainspring_core::journal::{ChildEnd, Completion, Request};
@@ -10,6 +10,7 @@ use mainspring_core::row::{OnParentEnd, RunState};
 use mainspring_core::{MessageId, RunId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::failure::Failure;

@@ -1,6 +1,6 @@
 //! A worker: offers functions and tasks to the engine, runs what it is given, and lets idle functions leave memory.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -55,7 +55,7 @@ pub struct Worker {
     slots: u32,
     idle: Duration,
     definitions: Vec<WorkflowDef>,
-    handlers: HashMap<String, Handler>,
+    handlers: BTreeMap<String, Handler>,
 }
 
 impl Worker {
@@ -67,7 +67,7 @@ impl Worker {
             slots: SLOTS_DEFAULT,
             idle: IDLE_DEFAULT,
             definitions: Vec::new(),
-            handlers: HashMap::new(),
+            handlers: BTreeMap::new(),
         }
     }
 
@@ -141,10 +141,8 @@ impl Worker {
         for def in &self.definitions {
             self.client.register(def.clone()).await?;
         }
-        let mut random = [0; 16];
-        getrandom::fill(&mut random)
-            .map_err(|error| ClientError::Json { what: "a random worker id", cause: error.to_string() })?;
-        let id = WorkerId(u128::from_le_bytes(random));
+        let id = self.client.engine().world().chance().map_err(|cause| ClientError::Random { cause })?;
+        let id = WorkerId(id);
         let inbox = self.client.engine().hub().connect_worker(id);
         let (client, (stop, stopped)) = (self.client.clone(), oneshot::channel());
         let announce = Command::RegisterWorker {
@@ -156,7 +154,7 @@ impl Worker {
             lease_ms: None,
             holds: Vec::new(),
         };
-        let host = Host { client: self.client, id, idle: self.idle, handlers: self.handlers, live: HashMap::new() };
+        let host = Host { client: self.client, id, idle: self.idle, handlers: self.handlers, live: BTreeMap::new() };
         let work = tokio::spawn(host.work(inbox, stopped));
         client.submit_patiently(announce).await?;
         Ok(RunningWorker { id, client, stop: Some(stop), work })
@@ -191,8 +189,8 @@ struct Host {
     client: Client,
     id: WorkerId,
     idle: Duration,
-    handlers: HashMap<String, Handler>,
-    live: HashMap<TaskId, Live>,
+    handlers: BTreeMap<String, Handler>,
+    live: BTreeMap<TaskId, Live>,
 }
 
 struct Live {

@@ -1,5 +1,7 @@
 //! Decides submissions, one batch at a time, without threads or clocks: whoever drives it hands both in.
 
+use std::time::Duration;
+
 use mainspring_core::write::Out;
 use mainspring_core::{Command, Core, Effect, Facts, Moment, Need, PayloadId, Refusal, Reply, TenantId};
 
@@ -118,6 +120,14 @@ impl Decider {
     /// Whether timers are due.
     pub fn tick_due(&self, now: u64) -> bool {
         self.core.next_due().is_some_and(|due| due <= now)
+    }
+
+    /// How long to wait for submissions before looking at the clock again. Never very long: a clock that was set forward
+    /// makes timers due that were far away when the wait began.
+    pub fn wait(&self, now: u64) -> Duration {
+        const LOOK_AT_CLOCK_EVERY_MS: u64 = 1_000;
+        let due = self.core.next_due().map_or(u64::MAX, |due| due.saturating_sub(now));
+        Duration::from_millis(due.clamp(1, LOOK_AT_CLOCK_EVERY_MS))
     }
 
     /// Bytes in the current batch.

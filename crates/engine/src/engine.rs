@@ -1,7 +1,6 @@
-//! The engine: all partitions of this process, opened from one directory.
+//! The engine: all partitions of this process, opened from one store.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,28 +10,32 @@ use mainspring_core::limit::Limits;
 use mainspring_core::recover::{RecoverError, Recovery};
 use mainspring_core::row::{PayloadRef, RunRow};
 use mainspring_core::{Command, RunId, TenantId};
-use mainspring_store::log::{Log, LogError, LogOptions, Position};
+use mainspring_store::log::{LogError, LogOptions, Position};
 use mainspring_store::retention::Retention;
-use mainspring_store::{Batch, Reader, Tables, TablesError, Unapplied};
-use tokio::sync::oneshot;
+use mainspring_store::{Batch, Embedded, Reader, Store, StoreError, TablesError, Unapplied};
+use tokio::sync::{Notify, oneshot};
 
-use crate::applier;
+use crate::applier::Applier;
+use crate::commit::Committer;
 use crate::decider::{Answer, Decider, Respond};
+use crate::driven::Driven;
 use crate::hub::Hub;
-use crate::partition::{EngineError, Partition, now_ms, spawn, submission};
+use crate::partition::{EngineError, Partition, submission};
 use crate::status::{Health, Stats};
+use crate::threads;
+use crate::world::{Machine, World};
 
 /// How an engine is opened.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// The directory that holds everything.
-    pub dir: PathBuf,
-    /// Partitions to create a new directory with. An existing one keeps its number.
+    /// What holds everything.
+    pub store: Arc<dyn Store>,
+    /// Where time and chance come from.
+    pub world: Arc<dyn World>,
+    /// Partitions to create a new store with. An existing one keeps its number.
     pub partitions: u16,
     /// The core's limits.
     pub limits: Limits,
-    /// The log's options.
-    pub log: LogOptions,
     /// What is kept for how long.
     pub retention: Retention,
 }
@@ -40,11 +43,16 @@ pub struct EngineOptions {
 impl EngineOptions {
     /// Defaults for a directory: one partition, everything durable.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
+        EngineOptions::on(Arc::new(Embedded::new(dir, LogOptions::default())))
+    }
+
+    /// Defaults for a store: one partition, this machine's clock.
+    pub fn on(store: Arc<dyn Store>) -> Self {
         EngineOptions {
-            dir: dir.into(),
+            store,
+            world: Arc::new(Machine),
             partitions: 1,
             limits: Limits::default(),
-            log: LogOptions::default(),
             retention: Retention::default(),
         }
     }
@@ -53,22 +61,9 @@ impl EngineOptions {
 /// The engine can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The directory can't be used.
-    #[error("{path} can't be used: {source}")]
-    Dir {
-        /// The path.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file that says how many partitions there are is damaged.
-    #[error("{path} should hold the number of partitions, it holds {found:?}: restore it from a backup")]
-    Partitions {
-        /// The file.
-        path: PathBuf,
-        /// What it holds.
-        found: String,
-    },
+    /// The store can't be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The log can't be opened.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -96,6 +91,9 @@ pub struct Engine {
 
 struct Inner {
     partitions: Vec<Arc<Partition>>,
+    world: Arc<dyn World>,
+    /// Whether reads may wait on a thread of their own. Moved by hand, everything happens on one.
+    threaded: bool,
     hub: Arc<Hub>,
     limits: Limits,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -109,29 +107,69 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Opens the directory, creating it if need be, recovers what was live and starts working.
+    /// Opens the store, creating it if need be, recovers what was live and starts working.
     ///
     /// # Errors
     /// Each [`OpenError`] names the path and what to do.
     pub fn open(options: &EngineOptions) -> Result<Engine, OpenError> {
         let hub = Arc::new(Hub::default());
-        let count = partition_count(&options.dir, options.partitions)?;
         let (mut partitions, mut threads, mut appliers) = (Vec::new(), Vec::new(), Vec::new());
-        for number in 0..count {
-            let (partition, more, applier) = open_partition(options, number, &hub)?;
+        for number in 0..options.store.partitions(options.partitions)? {
+            let Opened { partition, decider, committer, applier } = open_partition(options, number, &hub)?;
+            let started = threads::start(&partition, decider, committer, applier)
+                .map_err(|error| OpenError::System { what: "a thread", cause: error.to_string() })?;
             partitions.push(partition);
-            threads.extend(more);
-            appliers.push(applier);
+            threads.extend(started.deciding);
+            appliers.push(started.applying);
         }
-        Ok(Engine {
+        Ok(Engine::of(options, partitions, hub, true, threads, appliers))
+    }
+
+    /// Like [`Engine::open`], without threads: nothing is decided, appended or applied but by the [`Driven`] partitions
+    /// that come with it. Reads happen where they are asked for.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_driven(options: &EngineOptions) -> Result<(Engine, Vec<Driven>), OpenError> {
+        let hub = Arc::new(Hub::default());
+        let (mut partitions, mut driven) = (Vec::new(), Vec::new());
+        for number in 0..options.store.partitions(options.partitions)? {
+            let Opened { partition, decider, committer, applier } = open_partition(options, number, &hub)?;
+            driven.push(Driven::new(partition.clone(), decider, committer, applier));
+            partitions.push(partition);
+        }
+        Ok((Engine::of(options, partitions, hub, false, Vec::new(), Vec::new()), driven))
+    }
+
+    fn of(
+        options: &EngineOptions,
+        partitions: Vec<Arc<Partition>>,
+        hub: Arc<Hub>,
+        threaded: bool,
+        threads: Vec<JoinHandle<()>>,
+        appliers: Vec<JoinHandle<()>>,
+    ) -> Engine {
+        Engine {
             inner: Arc::new(Inner {
                 partitions,
+                world: options.world.clone(),
+                threaded,
                 hub,
                 limits: options.limits,
                 threads: Mutex::new(threads),
                 appliers: Mutex::new(appliers),
             }),
-        })
+        }
+    }
+
+    /// Where time and chance come from.
+    pub fn world(&self) -> &dyn World {
+        &*self.inner.world
+    }
+
+    /// Completes when something was submitted to the partition with this number since it was last asked.
+    pub fn submitted(&self, partition: usize) -> &Notify {
+        &self.inner.partitions[partition].submitted
     }
 
     /// Has a command decided. The answer comes once it is durable, with the log position from which it holds.
@@ -194,14 +232,9 @@ impl Engine {
     /// [`EngineError::Unreadable`].
     pub async fn tenants(&self) -> Result<Vec<(TenantId, String)>, EngineError> {
         let readers: Vec<Reader> = self.readers().cloned().collect();
-        let read = tokio::task::spawn_blocking(move || {
-            readers.iter().map(Reader::tenants).collect::<Result<Vec<_>, TablesError>>()
-        });
-        match read.await {
-            Ok(Ok(tenants)) => Ok(tenants.into_iter().flatten().map(|(id, row)| (id, row.name)).collect()),
-            Ok(Err(error)) => Err(EngineError::Unreadable { cause: error.to_string() }),
-            Err(_) => Err(EngineError::ShuttingDown),
-        }
+        let read = move || readers.iter().map(Reader::tenants).collect::<Result<Vec<_>, TablesError>>();
+        let tenants = self.blocking(read).await?;
+        Ok(tenants.into_iter().flatten().map(|(id, row)| (id, row.name)).collect())
     }
 
     /// Counters, per partition, with the number of unapplied bytes.
@@ -222,7 +255,7 @@ impl Engine {
         found.map(Bytes::from).ok_or_else(missing)
     }
 
-    /// Runs a read on a blocking thread.
+    /// Runs a read where it may block.
     ///
     /// # Errors
     /// [`EngineError::Unreadable`].
@@ -232,11 +265,19 @@ impl Engine {
         read: impl FnOnce(&Reader) -> Result<T, TablesError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let reader = self.reader(tenant).clone();
-        match tokio::task::spawn_blocking(move || read(&reader)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(EngineError::Unreadable { cause: error.to_string() }),
-            Err(_) => Err(EngineError::ShuttingDown),
-        }
+        self.blocking(move || read(&reader)).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, TablesError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let read = if self.inner.threaded {
+            tokio::task::spawn_blocking(read).await.map_err(|_| EngineError::ShuttingDown)?
+        } else {
+            read()
+        };
+        read.map_err(|error| EngineError::Unreadable { cause: error.to_string() })
     }
 
     /// Waits until the tables show everything up to `position`, or the time is up. Answers whether they do.
@@ -296,80 +337,47 @@ fn join_all(threads: &Mutex<Vec<JoinHandle<()>>>) {
     }
 }
 
-/// The number of partitions is fixed when the directory is created, because it decides where tenants live.
-fn partition_count(dir: &Path, wanted: u16) -> Result<u16, OpenError> {
-    let fail = |path: &Path| {
-        let path = path.to_owned();
-        move |source| OpenError::Dir { path, source }
-    };
-    fs::create_dir_all(dir).map_err(fail(dir))?;
-    let path = dir.join("partitions");
-    match fs::read_to_string(&path) {
-        Ok(text) => match text.trim().parse::<u16>() {
-            Ok(count) if count > 0 => Ok(count),
-            _ => Err(OpenError::Partitions { path, found: text }),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let count = wanted.max(1);
-            let draft = dir.join("partitions.tmp");
-            fs::write(&draft, format!("{count}\n")).map_err(fail(&draft))?;
-            fs::File::open(&draft).and_then(|file| file.sync_all()).map_err(fail(&draft))?;
-            fs::rename(&draft, &path).map_err(fail(&path))?;
-            fs::File::open(dir).and_then(|file| file.sync_all()).map_err(fail(dir))?;
-            Ok(count)
-        }
-        Err(source) => Err(OpenError::Dir { path, source }),
-    }
+struct Opened {
+    partition: Arc<Partition>,
+    decider: Decider,
+    committer: Committer,
+    applier: Applier,
 }
 
-type Opened = (Arc<Partition>, Vec<JoinHandle<()>>, JoinHandle<()>);
-
 fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Result<Opened, OpenError> {
-    let dir = options.dir.join(format!("p{number}"));
-    fs::create_dir_all(&dir).map_err(|source| OpenError::Dir { path: dir.clone(), source })?;
-    let tables_path = dir.join("tables.sqlite");
+    let (store, world) = (&options.store, &options.world);
     let mut recovery = Recovery::new();
-    let tables = Tables::open(&tables_path)?;
+    let (tables, rows) = store.open_tables(number)?;
     let applied = tables.applied()?;
-    tables.live_rows(|op| recovery.apply(op))?;
+    tables.live_rows(&mut |op| recovery.apply(op))?;
     let unapplied = Arc::new(Unapplied::new(applied));
-    let mut seed = [0; 16];
-    getrandom::fill(&mut seed).map_err(|error| OpenError::System { what: "randomness", cause: error.to_string() })?;
-    let seed = u128::from_le_bytes(seed);
-    let log_options = LogOptions { salt_seed: (seed >> 64) as u64, ..options.log.clone() };
-    // If another process has the directory, the log's lock says so here, before anything was decided on what was read.
-    let (log, mut tail) = Log::open(&dir.join("log"), number, log_options, Position(applied + 1))?;
-    if let Some(torn) = &tail.torn_tail {
-        tracing::info!(?torn, "the log ended in a write cut short by a crash; what was never acknowledged was cut");
-    }
+    let seed = world.chance().map_err(|cause| OpenError::System { what: "randomness", cause })?;
+    // If another process has the partition, its log says so here, before anything was decided on what was read.
     let mut broken = None;
-    tail.replay(|Position(position), bytes| {
-        let batch = Batch::new(position, bytes.to_vec());
-        for op in batch.ops() {
-            match op {
-                Ok(op) => recovery.apply(op),
-                Err(source) => {
-                    broken.get_or_insert(TablesError::Batch { position, source });
+    let log =
+        store.open_log(number, (seed >> 64) as u64, Position(applied + 1), &mut |Position(position), bytes| {
+            let batch = Batch::new(position, bytes.to_vec());
+            for op in batch.ops() {
+                match op {
+                    Ok(op) => recovery.apply(op),
+                    Err(source) => {
+                        broken.get_or_insert(TablesError::Batch { position, source });
+                    }
                 }
             }
-        }
-        unapplied.push(Arc::new(batch));
-        Ok::<(), LogError>(())
-    })?;
+            unapplied.push(Arc::new(batch));
+        })?;
     if let Some(broken) = broken {
         return Err(broken.into());
     }
     let core = recovery.finish(options.limits)?;
-    let system = |what| move |error: std::io::Error| OpenError::System { what, cause: error.to_string() };
     let mut decider = Decider::new(core, seed);
-    decider.resume(now_ms());
+    let now = world.now_ms();
+    decider.resume(now);
 
-    let position = log.stats().next.0 - 1;
-    let reader = Reader::new(tables_path, unapplied.clone());
-    let partition = Partition::new(hub.clone(), unapplied, reader, position);
-    let threads = partition.start(decider, log).map_err(system("a thread"))?;
-    let (shared, retention) = (partition.clone(), options.retention);
-    let applier =
-        spawn("mainspring-tables", move || applier::run(&shared, tables, retention)).map_err(system("a thread"))?;
-    Ok((partition, threads, applier))
+    let position = log.next().0 - 1;
+    let reader = Reader::new(rows, unapplied.clone());
+    let partition = Partition::new(world.clone(), hub.clone(), unapplied, reader, position);
+    let (committer, applier) = (Committer::new(log), Applier::new(tables, options.retention, now));
+    Ok(Opened { partition, decider, committer, applier })
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything here may be lost with the process: each receiver finds the same facts again in the tables.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -32,11 +32,12 @@ pub struct EventNotice {
 type RunKey = (TenantId, RunId);
 type Scope = (TenantId, Option<String>);
 
+/// Ordered, so that whoever waits here wakes in an order that a simulation can repeat.
 #[derive(Default)]
 struct State {
-    workers: HashMap<WorkerId, mpsc::UnboundedSender<Dispatched>>,
-    listeners: HashMap<Scope, broadcast::Sender<EventNotice>>,
-    run_waits: HashMap<RunKey, Vec<oneshot::Sender<()>>>,
+    workers: BTreeMap<WorkerId, mpsc::UnboundedSender<Dispatched>>,
+    listeners: BTreeMap<Scope, broadcast::Sender<EventNotice>>,
+    run_waits: BTreeMap<RunKey, Vec<oneshot::Sender<()>>>,
     revoked: HashSet<TokenId>,
 }
 
@@ -114,6 +115,11 @@ impl Hub {
     /// A recent payload.
     pub fn payload(&self, tenant: TenantId, id: PayloadId) -> Option<Bytes> {
         self.payloads.lock().unwrap_or_else(PoisonError::into_inner).by_id.get(&(tenant, id)).cloned()
+    }
+
+    /// The process is taken to be gone: whoever waits here learns that nothing will come.
+    pub(crate) fn abandon(&self) {
+        *self.lock() = State::default();
     }
 
     pub(crate) fn keep_payloads(&self, payloads: Vec<(TenantId, PayloadId, Bytes)>) {

@@ -1,15 +1,15 @@
 //! Delivery of a reply to a channel's endpoint: in order per session, at least once, always under the same id.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use mainspring_client::{Failure, KeyRule, KeyStrategy, RetryRule, TaskContext, Worker, WorkflowDef};
+use mainspring_client::{KeyRule, KeyStrategy, RetryRule, TaskContext, Worker, WorkflowDef};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::outside::Outside;
+
 /// The workflow's name.
 pub const WORKFLOW: &str = "deliver-reply";
-/// How long the endpoint may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is delivered, and where.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,32 +39,9 @@ pub fn definition() -> WorkflowDef {
     def
 }
 
-pub(crate) fn offer(worker: Worker, http: reqwest::Client) -> Worker {
+pub(crate) fn offer(worker: Worker, outside: Arc<dyn Outside>) -> Worker {
     worker.task(definition(), move |_: TaskContext, delivery: Delivery| {
-        let http = http.clone();
-        async move { deliver(&http, &delivery).await }
+        let outside = outside.clone();
+        async move { outside.deliver(&delivery).await }
     })
-}
-
-async fn deliver(http: &reqwest::Client, delivery: &Delivery) -> Result<u16, Failure> {
-    let Delivery { url, reply_id, turn_id, session, text, data } = delivery;
-    let body = serde_json::json!({
-        "reply_id": reply_id, "turn_id": turn_id, "session": session, "text": text, "data": data,
-    });
-    let response = http
-        .post(url)
-        .timeout(TIMEOUT)
-        .header("Mainspring-Reply-Id", reply_id)
-        .header("Idempotency-Key", reply_id)
-        .json(&body)
-        .send()
-        .await
-        .map_err(|error| Failure::Retryable(format!("{url} can't be reached: {error}")))?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(status.as_u16());
-    }
-    let error = format!("{url} answered {status}");
-    let hopeless = status.is_client_error() && status.as_u16() != 408 && status.as_u16() != 429;
-    Err(if hopeless { Failure::Final(error) } else { Failure::Retryable(error) })
 }

@@ -5,6 +5,7 @@
 //! has answered; a message that comes before stops the agent, and the turn hands all its messages to the next one. A turn
 //! with the largest number of messages is closed by either policy.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainspring_client::{
@@ -14,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::agent::{
-    AgentAnswer, AgentError, AgentKind, AgentRequest, AgentSettings, Agents, OnMessage, TurnMessage, Voice, ask,
+    AgentAnswer, AgentError, AgentKind, AgentRequest, AgentSettings, Agents, OnMessage, TurnMessage, Voice,
 };
 use crate::deliver::{self, Delivery};
+use crate::outside::Outside;
 use crate::session::SessionKey;
 
 /// The workflow's name.
@@ -91,9 +93,9 @@ pub fn definition() -> WorkflowDef {
     def
 }
 
-pub(crate) fn offer(worker: Worker, tenant: TenantId, agents: Agents, http: reqwest::Client) -> Worker {
+pub(crate) fn offer(worker: Worker, tenant: TenantId, agents: Agents, outside: Arc<dyn Outside>) -> Worker {
     worker.function(definition(), move |ctx: Context, _: ()| {
-        let (agents, http) = (agents.clone(), http.clone());
+        let (agents, outside) = (agents.clone(), outside.clone());
         async move {
             let key = ctx.key().unwrap_or_default().to_owned();
             let session = SessionKey::parse(&key).filter(|session| session.tenant == tenant);
@@ -101,7 +103,7 @@ pub(crate) fn offer(worker: Worker, tenant: TenantId, agents: Agents, http: reqw
             let settings = agents.get(tenant, &session.agent).cloned();
             let gone = || Failure::Final(format!("agent {:?} is not configured any more", session.agent));
             let settings = settings.ok_or_else(gone)?;
-            turn(ctx, &session, &settings, &http).await
+            turn(ctx, &session, &settings, &*outside).await
         }
     })
 }
@@ -110,7 +112,7 @@ async fn turn(
     ctx: Context,
     session: &SessionKey,
     settings: &AgentSettings,
-    http: &reqwest::Client,
+    outside: &dyn Outside,
 ) -> Result<TurnOutput, Failure> {
     let (messages, window) = accumulate(&ctx, settings).await?;
     let window: Window = ctx.run(WINDOW_STEP, || async { Ok(window) }).await?;
@@ -129,7 +131,7 @@ async fn turn(
     };
     // A full turn has closed its inbox, so nothing that comes can become part of it or of its successor instead.
     let interruptible = settings.on_message == OnMessage::Supersede && window.ended_by != WindowEnd::MaxMessages;
-    let answer = match work(&ctx, settings, &request, interruptible, http).await? {
+    let answer = match work(&ctx, settings, &request, interruptible, outside).await? {
         Worked::Answered(answer) => answer,
         Worked::Refused(error) => return Err(Failure::Final(error)),
         Worked::Interrupted => return Err(superseded()),
@@ -213,15 +215,16 @@ async fn work(
     settings: &AgentSettings,
     request: &AgentRequest,
     interruptible: bool,
-    http: &reqwest::Client,
+    outside: &dyn Outside,
 ) -> Result<Worked, Failure> {
     match &settings.kind {
         AgentKind::Http { url } => {
             let voice = Voice::new(ctx.client().clone(), &request.session, &request.turn_id);
             ctx.run_retrying(AGENT_STEP, settings.retry, |_| {
-                let asking = ask(http, url, request, settings.timeout, &voice);
+                let asking = outside.ask(url, request, &voice);
                 async {
                     tokio::select! {
+                        biased;
                         answer = asking => match answer {
                             Ok(answer) => Ok(Worked::Answered(answer)),
                             Err(AgentError::Final(error)) => Ok(Worked::Refused(error)),
@@ -239,6 +242,7 @@ async fn work(
             let child: RunId = ctx.spawn_detached(name, request, options).await?;
             ctx.run(AGENT_STEP, || async {
                 tokio::select! {
+                    biased;
                     answer = tokio::time::timeout(settings.timeout, ctx.client().wait(child)) => match answer {
                         Ok(Ok(answer)) => Ok(Worked::Answered(answer)),
                         Ok(Err(mainspring_client::ClientError::Engine(error))) => Err(Failure::GivenUp(error.to_string())),

@@ -82,10 +82,7 @@ function converse(path) {
   const conversation = new Conversation();
   const outbox = new Outbox(path, {
     onChange: draw,
-    onAccepted: (entry, answer) => {
-      conversation.accepted(entry, answer);
-      turn.show(conversation.latestTurn.id);
-    },
+    onAccepted: (entry, answer) => conversation.accepted(entry, answer),
   });
   const opened = { conversation, outbox, stream: null };
   opened.stream = new SessionStream(path, {
@@ -93,7 +90,7 @@ function converse(path) {
     after: 0,
     onEvent: (event) => {
       conversation.apply(event, outbox.uncertain);
-      turn.show(conversation.latestTurn.id);
+      if (conversation.watchedTurn) turn.show(conversation.watchedTurn.id);
       turn.apply(event);
       if (event.name === "reply.sent" && now() - event.at < NEWS_MS) announcer.textContent = event.data.text;
       draw();

@@ -3,6 +3,9 @@
 /** The oldest turns leave the page beyond this number; they remain in the API. */
 const TURNS_MAX = 200;
 
+/** The states of a turn that has not ended. */
+const UNDER_WAY = ["accumulating", "processing"];
+
 /** How far the browser's idea of the server's clock may be off. */
 const CLOCKS_APART_MS = 5_000;
 
@@ -17,8 +20,13 @@ export class Conversation {
     return [...this.#turns.values()].at(-1);
   }
 
-  get turns() {
-    return this.#turns.values();
+  /**
+   * The turn to watch: the first that is under way, or else the last that was. A message can be promised a turn that
+   * begins only after the one before has ended; until then there is nothing of it to see.
+   */
+  get watchedTurn() {
+    const begun = [...this.#turns.values()].filter((turn) => turn.startedAt);
+    return begun.find((turn) => UNDER_WAY.includes(turn.state)) ?? begun.at(-1);
   }
 
   /** The server accepted a message of this page's outbox, under the ids in its answer. */
@@ -57,7 +65,7 @@ export class Conversation {
         turn.status = { started: `${data.name}…`, failed: `${data.name} failed` }[data.state] ?? null;
         break;
       case "reply.delta":
-        if (turn.state === "processing" || turn.state === "accumulating") {
+        if (UNDER_WAY.includes(turn.state)) {
           turn.draft += turn.gap && turn.draft ? ` … ${data.text}` : data.text;
           turn.gap = false;
           turn.status = null;

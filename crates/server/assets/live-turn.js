@@ -9,7 +9,7 @@ import { morph } from "./morph.js";
 
 // A turn's events come in bursts: one look per burst.
 const SETTLE_MS = 60;
-const LOOK_MS = 5_000;
+const LOOK_MS = 2_000;
 
 export class LiveTurn {
   #root;
@@ -56,9 +56,17 @@ export class LiveTurn {
   /** Takes an event of the session in. */
   apply(event) {
     if (event.turn_id !== this.#turnId) return;
-    if (event.durable) this.look();
-    else if (event.name === "reply.delta") this.#draft((text) => [text + event.data.text, ""]);
-    else if (event.name === "agent.status") this.#draft((text) => [text, event.data.text]);
+    if (event.durable) {
+      this.look();
+    } else if (event.name === "reply.delta") {
+      // The first words mean that a step ended and another began. The words after it mean nothing of the kind.
+      if (!this.#article?.querySelector(".draft-text")?.textContent) this.look();
+      this.#draft((text) => [text + event.data.text, ""]);
+    } else if (event.name === "agent.status") {
+      this.#draft((text) => [text, event.data.text]);
+      // An agent says what it does when it does something else: its steps are recorded, but nobody is told of each.
+      this.look();
+    }
   }
 
   /** Looks at the turn again, soon. */

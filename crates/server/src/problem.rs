@@ -167,6 +167,12 @@ impl From<ClientError> for Problem {
                 error.to_string(),
                 "send the JSON the API describes",
             ),
+            ClientError::Random { .. } => Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "no_randomness",
+                error.to_string(),
+                "look at the server's system log, then try again",
+            ),
             ClientError::NotCompleted { .. } => {
                 Problem::new(StatusCode::CONFLICT, "run_not_completed", error.to_string(), "look at the run")
             }

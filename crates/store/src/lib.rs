@@ -5,12 +5,16 @@
 //!
 //! What this crate does not know: what a row means beyond the few columns listings need, who decides, what time it is.
 
+pub mod backend;
+pub mod embedded;
 pub mod log;
 pub mod reader;
 pub mod retention;
 pub mod tables;
 pub mod unapplied;
 
+pub use backend::{PartitionLog, Rows, Store, StoreError, TableStore};
+pub use embedded::Embedded;
 pub use reader::{Page, Reader, RunFilter};
-pub use tables::{Tables, TablesError};
+pub use tables::TablesError;
 pub use unapplied::{Batch, Unapplied};

@@ -5,8 +5,6 @@ use mainspring_core::journal::Completion;
 use mainspring_core::row::{self, JournalRow, MessageRow, PayloadRef, RunRow, TaskRow};
 use rusqlite::{Connection, Transaction, params};
 
-use crate::tables::{Tables, TablesError};
-
 /// What is kept for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -41,29 +39,20 @@ pub struct Swept {
     pub finished: bool,
 }
 
-impl Tables {
-    /// Removes what is older than `retention` allows, looking at no more than `rows_max` rows of each kind, in one
-    /// transaction. Runs that have not ended are never touched, however old.
-    ///
-    /// # Errors
-    /// [`TablesError::Sqlite`]; then nothing was removed.
-    pub fn sweep(
-        &mut self,
-        now: Ms,
-        retention: Retention,
-        sweep: &mut Sweep,
-        rows_max: usize,
-    ) -> Result<Swept, TablesError> {
-        let path = self.path().to_owned();
-        let fail = |source| TablesError::Sqlite { path: path.clone(), source };
-        let transaction = self.connection().transaction().map_err(fail)?;
-        let runs = sweep_runs(&transaction, now.saturating_sub(retention.runs_ms), sweep, rows_max).map_err(fail)?;
-        let events =
-            sweep_events(&transaction, now.saturating_sub(retention.events_ms), sweep, rows_max).map_err(fail)?;
-        transaction.commit().map_err(fail)?;
-        let finished = sweep.runs_after.is_empty() && sweep.events_after.is_empty();
-        Ok(Swept { runs, events, finished })
-    }
+/// Removes what is too old from tables in SQLite, as [`crate::TableStore::sweep`] says.
+pub(crate) fn sweep(
+    connection: &mut Connection,
+    now: Ms,
+    retention: Retention,
+    sweep: &mut Sweep,
+    rows_max: usize,
+) -> rusqlite::Result<Swept> {
+    let transaction = connection.transaction()?;
+    let runs = sweep_runs(&transaction, now.saturating_sub(retention.runs_ms), sweep, rows_max)?;
+    let events = sweep_events(&transaction, now.saturating_sub(retention.events_ms), sweep, rows_max)?;
+    transaction.commit()?;
+    let finished = sweep.runs_after.is_empty() && sweep.events_after.is_empty();
+    Ok(Swept { runs, events, finished })
 }
 
 fn sweep_runs(

@@ -111,6 +111,18 @@ struct Queue {
     closed: bool,
 }
 
+impl Queue {
+    fn oldest(&self, bytes_max: usize) -> Vec<Arc<Batch>> {
+        let mut taken = 0;
+        let some = self.batches.iter().take_while(|batch| {
+            let wanted = taken == 0 || taken + batch.len() <= bytes_max;
+            taken += batch.len();
+            wanted
+        });
+        some.cloned().collect()
+    }
+}
+
 /// The queue of batches between the log and the tables. Shared by the log's thread, the applier and readers.
 #[derive(Debug, Default)]
 pub struct Unapplied {
@@ -172,13 +184,12 @@ impl Unapplied {
             std::thread::sleep(linger);
             queue = self.lock();
         }
-        let mut taken = 0;
-        let some = queue.batches.iter().take_while(|batch| {
-            let wanted = taken == 0 || taken + batch.len() <= bytes_max;
-            taken += batch.len();
-            wanted
-        });
-        Some(some.cloned().collect())
+        Some(queue.oldest(bytes_max))
+    }
+
+    /// The oldest batches, up to about `bytes_max`, without waiting and without removing them.
+    pub fn oldest(&self, bytes_max: usize) -> Vec<Arc<Batch>> {
+        self.lock().oldest(bytes_max)
     }
 
     /// The tables have committed everything up to `position`.

@@ -21,6 +21,7 @@ pub(super) fn register(env: &mut Environment<'static>) {
     env.add_filter("clock", |at: Value| number(&at).map_or_else(|| MISSING.into(), utc));
     env.add_filter("time", time_element);
     env.add_filter("tail", |id: Value| id.as_str().map_or_else(|| MISSING.into(), |id| tail_of(id).to_owned()));
+    env.add_filter("own_key", |key: Value| key.as_str().map_or_else(|| MISSING.into(), |key| own_key(key).to_owned()));
     env.add_filter("part", |text: Value| if text.is_none() { String::new() } else { path_part(&text.to_string()) });
     env.add_filter("pretty", pretty);
     env.add_filter("grouped", |n: Value| number(&n).map_or_else(|| MISSING.into(), grouped));
@@ -32,6 +33,14 @@ pub(super) fn register(env: &mut Environment<'static>) {
 /// The last eight characters of an id: the random part of a time-ordered UUID, so neighbours look different.
 pub(super) fn tail_of(id: &str) -> &str {
     id.char_indices().rev().nth(7).map_or(id, |(start, _)| &id[start..])
+}
+
+/// A session's key without the tenant it begins with: whoever reads a page has only one. Other keys are given whole.
+pub(super) fn own_key(key: &str) -> &str {
+    match key.split_once(':') {
+        Some((tenant, rest)) if tenant.len() == 36 && tenant.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') => rest,
+        _ => key,
+    }
 }
 
 /// Where `at` lies between `from` and `to`, on [`SCALE`].

@@ -179,7 +179,7 @@ fn the_turn_page_tells_what_happened() {
         "data-unfinished",
         "812 ms",
         "500 ms",
-        "Waiting for",
+        "Why it waits",
         "Takes over from",
     ] {
         assert!(html.contains(told), "{told}");

@@ -2,6 +2,7 @@
 //!
 //! A pure function of the turn and the clock. It does not know how a row is drawn.
 
+use mainspring_flows::turn::{AGENT_STEP, WINDOW_STEP};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,7 +13,7 @@ use super::filters::{SCALE, along, tail_of};
 pub(super) struct Row {
     /// Tells the row apart when the page is brought up to date.
     key: String,
-    /// `message`, `window`, `step`, `reply`, `from` or `end`.
+    /// `message`, `window`, `agent`, `step`, `reply`, `from` or `end`.
     kind: &'static str,
     /// `done`, `pending`, `failed`, or how the turn ended.
     state: String,
@@ -71,7 +72,7 @@ pub(super) fn of_turn(turn: &Value, now_ms: u64) -> Vec<Row> {
     rows.extend(predecessor(turn, &span));
     rows.extend(list(&turn["messages"]).map(|message| message_row(message, &span)));
     rows.extend(window(turn, &span));
-    rows.extend(list(&turn["steps"]).map(|step| step_row(step, &span, finished_at)));
+    rows.extend(steps(turn).map(|step| step_row(step, &span, finished_at)));
     rows.extend(reply(turn, &span, finished_at));
     rows.extend(end(turn, &span, finished_at));
     rows.sort_by_key(|row| row.order);
@@ -134,19 +135,44 @@ fn window(turn: &Value, span: &Span) -> Option<Row> {
     Some(Row { key: "window".into(), label, title: title.into(), offset_ms, took_ms: waited_ms, since, order, ..row })
 }
 
+/// The steps worth telling a person. Left out is what other rows say already: that messages were received, how the window
+/// ended, what was emitted, and how the agent came to be asked. The run's page has the journal whole.
+fn steps(turn: &Value) -> impl Iterator<Item = &Value> {
+    let steps: Vec<&Value> = list(&turn["steps"]).collect();
+    let is_agent = |step: &Value| step["kind"] == "run" && step["name"] == AGENT_STEP;
+    let asked_at = steps.iter().position(|step| is_agent(step));
+    steps.into_iter().enumerate().filter_map(move |(at, step)| {
+        let told_elsewhere = match step["kind"].as_str() {
+            Some("receive" | "peek" | "close" | "emit") => step["state"] != "failed",
+            Some("run") => step["name"] == WINDOW_STEP,
+            Some("spawn") => asked_at.is_some_and(|asked_at| at + 1 == asked_at),
+            _ => false,
+        };
+        (!told_elsewhere).then_some(step)
+    })
+}
+
 fn step_row(step: &Value, span: &Span, finished_at: Option<u64>) -> Row {
     let from = step["requested_at"].as_u64().unwrap_or(span.start);
     let completed_at = step["completed_at"].as_u64();
     // What never completed ended with the turn, at the latest.
     let row = span.row("step", 3, from, completed_at.or(finished_at));
     let (kind, name) = (text(&step["kind"]), text(&step["name"]));
-    let state = step["state"].as_str().map_or(row.state, str::to_owned);
+    let state = step["state"].as_str().map_or_else(|| row.state.clone(), str::to_owned);
+    let is_agent = kind == "run" && name == AGENT_STEP;
     Row {
-        key: format!("step-{}", step["position"]),
-        state,
+        // Not by its position: the turn's own journal grows before the agent's, which follows it.
+        key: format!("step-{from}-{kind}-{name}"),
+        kind: if is_agent { "agent" } else { row.kind },
         label: kind.replace('_', " "),
-        title: if name.is_empty() { kind.replace('_', " ") } else { name },
-        text: step["detail"].as_str().map(str::to_owned),
+        title: match () {
+            () if is_agent => "Agent called".into(),
+            () if name.is_empty() => kind.replace('_', " "),
+            () => name,
+        },
+        // What the agent answered is the reply's row; what it failed with is told here.
+        text: step["detail"].as_str().filter(|_| !is_agent || state == "failed").map(str::to_owned),
+        state,
         took_ms: completed_at.map(|at| at.saturating_sub(from)),
         since: (completed_at.is_none() && finished_at.is_none()).then_some(from),
         ..row
@@ -235,6 +261,29 @@ mod tests {
             ]
         );
         assert_eq!((rows[3].bar_x, rows[3].bar_width), (500, 250));
+    }
+
+    #[test]
+    fn leaves_out_what_other_rows_say() {
+        let step = |position: u64, kind: &str, name: &str| {
+            json!({"position": position, "kind": kind, "name": name, "state": "done", "requested_at": position,
+                "completed_at": position, "detail": "said"})
+        };
+        let rows = of_turn(
+            &json!({"steps": [step(0, "receive", ""), step(1, "run", "window"), step(2, "emit", "turn.processing"),
+                step(3, "spawn", "orders-agent"), step(4, "run", "agent"), step(5, "close", ""),
+                step(6, "spawn", "deliver"), step(7, "run", "look up orders")]}),
+            9,
+        );
+        let told: Vec<_> = rows.iter().map(|row| (row.kind, row.title.as_str(), row.text.as_deref())).collect();
+        assert_eq!(
+            told,
+            [
+                ("agent", "Agent called", None),
+                ("step", "deliver", Some("said")),
+                ("step", "look up orders", Some("said")),
+            ]
+        );
     }
 
     #[test]

@@ -26,18 +26,16 @@ fn offer(worker: Worker) -> Worker {
         })
         .task(triggered, |_: TaskContext, event: Value| async move { Ok::<_, Failure>(event) })
         .function(WorkflowDef::single("signalled", true), |ctx: Context, _: Value| async move {
-            Ok::<_, Failure>(ctx.wait_signal::<Value>("go", None).await?)
+            ctx.wait_signal::<Value>("go", None).await
         })
-        .function(keyed, |ctx: Context, _: Value| async move {
-            Ok::<_, Failure>(ctx.wait_signal::<Value>("go", None).await?)
-        })
+        .function(keyed, |ctx: Context, _: Value| async move { ctx.wait_signal::<Value>("go", None).await })
         .function(WorkflowDef::single("listener", true), |ctx: Context, scope: Option<String>| async move {
-            Ok::<_, Failure>(ctx.wait_for::<Value>("paid", scope.as_deref(), None).await?)
+            ctx.wait_for::<Value>("paid", scope.as_deref(), None).await
         })
         .function(WorkflowDef::single("parent", true), |ctx: Context, _: Value| async move {
             let child = ctx.spawn("signalled", &Value::Null, SpawnOptions::default()).await?;
             ctx.sleep(Duration::from_millis(1)).await?;
-            Ok::<_, Failure>(child.result::<Value>().await?)
+            child.result::<Value>().await
         })
 }
 
@@ -258,7 +256,7 @@ async fn a_run_whose_code_changed_is_parked_until_the_code_is_mended_and_it_is_r
             let step = if flag.load(Ordering::SeqCst) { "new step" } else { "old step" };
             async move {
                 ctx.run(step, || async { Ok(1) }).await?;
-                Ok::<_, Failure>(ctx.wait_signal::<Value>("go", None).await?)
+                ctx.wait_signal::<Value>("go", None).await
             }
         })
     });

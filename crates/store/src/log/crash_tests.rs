@@ -152,7 +152,7 @@ fn replayed(recovery: &mut super::Recovery, from: Position, told: &str) -> u64 {
 }
 
 fn open(dir: &Path, sync: SyncMode, tap: Option<&Tap>, from: Position) -> Result<(Log, super::Recovery), LogError> {
-    let mut disk = Disk::new(sync, true);
+    let mut disk = Disk::new(std::sync::Arc::new(super::files::MachineFiles), sync, true);
     disk.tap = tap.cloned();
     let options = LogOptions { segment_bytes: 24 << 10, sync, ..LogOptions::default() };
     Log::open_on(disk, dir, PARTITION, options, from)

@@ -1,20 +1,23 @@
-//! The only place of the log that touches files: one function per thing the log asks of the file system.
+//! The only place of the log that asks for files: one function per thing the log wants of the file system.
 //!
 //! Every operation passes through [`Disk::perform`], which turns a failure into a [`LogError::Io`] that names the
 //! operation and the path. Tests observe and fail operations at the same point. This module does not know what a
-//! segment or a record is.
+//! segment or a record is, nor whether the file system is the machine's or a simulated one.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use rustix::fs::OFlags;
-
-use super::{LogError, SyncMode, format::BLOCK};
+use super::{
+    LogError, SyncMode,
+    files::{BlockFile, Files, Held, Mode},
+    format::BLOCK,
+};
 
 /// Zeros written at once while filling: large enough for throughput, small enough that an append on the same disk
 /// waits no longer than about 0.2 ms behind one of them.
@@ -26,6 +29,7 @@ const LOCK_TEXT: &str = "This file keeps a second process from opening this log.
 /// How one log talks to its file system.
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
+    files: Arc<dyn Files>,
     sync: SyncMode,
     /// Whether the file system takes `O_DIRECT`. Without it, writes go through the page cache.
     direct: bool,
@@ -36,7 +40,7 @@ pub(super) struct Disk {
 /// An open segment file, and the path it has at the moment.
 #[derive(Debug)]
 pub(super) struct DiskFile {
-    file: File,
+    file: Box<dyn BlockFile>,
     pub(super) path: PathBuf,
 }
 
@@ -73,8 +77,9 @@ pub(super) enum Op<'a> {
 
 impl Disk {
     /// Chooses how to write; `direct` asks for `O_DIRECT`, which [`Disk::lock`] gives up if it is refused.
-    pub(super) fn new(sync: SyncMode, direct: bool) -> Disk {
+    pub(super) fn new(files: Arc<dyn Files>, sync: SyncMode, direct: bool) -> Disk {
         Disk {
+            files,
             sync,
             direct: direct && sync == SyncMode::Durable,
             #[cfg(test)]
@@ -85,8 +90,8 @@ impl Disk {
     /// Makes the directory, and durably so, if it is not there.
     pub(super) fn make_dir(&self, dir: &Path) -> Result<(), LogError> {
         let missing: Vec<&Path> =
-            dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
-        self.perform(Op::MakeDir(dir), || fs::create_dir_all(dir))?;
+            dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !self.files.exists(path)).collect();
+        self.perform(Op::MakeDir(dir), || self.files.make_dir(dir))?;
         for made in missing {
             match made.parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent)?,
@@ -96,18 +101,17 @@ impl Disk {
         Ok(())
     }
 
-    /// Takes the directory for this process, until the returned file is closed, and finds out whether its file system
+    /// Takes the directory for this process, until what is returned is dropped, and finds out whether its file system
     /// takes `O_DIRECT`.
-    pub(super) fn lock(&mut self, dir: &Path) -> Result<File, LogError> {
+    pub(super) fn lock(&mut self, dir: &Path) -> Result<Box<dyn Held>, LogError> {
         let path = dir.join(LOCK_NAME);
-        let lock = self.perform(Op::Lock(&path), || {
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)
-        })?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(LogError::InUse { dir: dir.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(Op::Lock(&path).failed(source)),
-        }
+        let lock = match self.files.lock(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(LogError::InUse { dir: dir.to_owned() });
+            }
+            Err(source) => return Err(Op::Lock(&path).failed(source)),
+        };
         if self.direct && !self.takes_direct(&path)? {
             tracing::warn!(dir = %dir.display(), "the file system refuses O_DIRECT; the log writes through the page cache, durably but slower");
             self.direct = false;
@@ -121,8 +125,7 @@ impl Disk {
         let mut block = AlignedBuf::new(BLOCK as usize);
         block.bytes_mut().fill(b'\n');
         block.bytes_mut()[..LOCK_TEXT.len()].copy_from_slice(LOCK_TEXT.as_bytes());
-        let flags = OFlags::DIRECT.bits().cast_signed();
-        let tried = OpenOptions::new().write(true).custom_flags(flags).open(path);
+        let tried = self.files.open(path, Mode { durable: false, direct: true });
         match tried.and_then(|file| file.write_all_at(block.bytes(), 0)) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(false),
@@ -132,23 +135,13 @@ impl Disk {
 
     /// Returns the names of the directory's entries, in no particular order.
     pub(super) fn list(&self, dir: &Path) -> Result<Vec<String>, LogError> {
-        self.perform(Op::List(dir), || {
-            fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-        })
+        self.perform(Op::List(dir), || self.files.list(dir))
     }
 
     /// Opens a file whose bytes are already allocated, to read and to write durably.
     pub(super) fn open(&self, path: &Path) -> Result<DiskFile, LogError> {
-        let mut flags = OFlags::empty();
-        if self.sync == SyncMode::Durable {
-            flags |= OFlags::DSYNC;
-        }
-        if self.direct {
-            flags |= OFlags::DIRECT;
-        }
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(flags.bits().cast_signed());
-        let file = self.perform(Op::Open(path), || options.open(path))?;
+        let mode = Mode { durable: self.sync == SyncMode::Durable, direct: self.direct };
+        let file = self.perform(Op::Open(path), || self.files.open(path, mode))?;
         Ok(DiskFile { file, path: path.to_owned() })
     }
 
@@ -163,10 +156,7 @@ impl Disk {
         capacity_bytes: u64,
         cancel: &AtomicBool,
     ) -> Result<Option<DiskFile>, LogError> {
-        let flags = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).custom_flags(flags.bits().cast_signed());
-        let file = self.perform(Op::Create(path), || options.open(path))?;
+        let file = self.perform(Op::Create(path), || self.files.create(path, self.direct))?;
         let zeros = AlignedBuf::new(FILL_CHUNK_BYTES);
         let mut offset = 0;
         while offset < capacity_bytes {
@@ -185,7 +175,7 @@ impl Disk {
 
     /// Returns the size of the file at this path in bytes.
     pub(super) fn size(&self, path: &Path) -> Result<u64, LogError> {
-        self.perform(Op::Read(path), || fs::metadata(path).map(|metadata| metadata.len()))
+        self.perform(Op::Read(path), || self.files.size(path))
     }
 
     /// Fills `bytes` from `offset` on; both are whole blocks inside the file.
@@ -209,19 +199,19 @@ impl Disk {
 
     /// Gives the file its new name, replacing what had it. The name is durable after [`Disk::sync_dir`].
     pub(super) fn rename(&self, file: &mut DiskFile, to: PathBuf) -> Result<(), LogError> {
-        self.perform(Op::Rename { from: &file.path, to: &to }, || fs::rename(&file.path, &to))?;
+        self.perform(Op::Rename { from: &file.path, to: &to }, || self.files.rename(&file.path, &to))?;
         file.path = to;
         Ok(())
     }
 
     pub(super) fn remove(&self, path: &Path) -> Result<(), LogError> {
-        self.perform(Op::Remove(path), || fs::remove_file(path))
+        self.perform(Op::Remove(path), || self.files.remove(path))
     }
 
     /// Makes the names in the directory durable.
     pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), LogError> {
         match self.sync {
-            SyncMode::Durable => self.perform(Op::SyncDir(dir), || File::open(dir)?.sync_all()),
+            SyncMode::Durable => self.perform(Op::SyncDir(dir), || self.files.sync_dir(dir)),
             SyncMode::Off => Ok(()),
         }
     }

@@ -42,6 +42,18 @@ pub enum LogError {
         cause: String,
     },
 
+    /// Whether the batch was appended could not be told. Nobody may be answered before [`crate::PartitionLog::settle`]
+    /// has said.
+    #[error("it is not known whether the last batch was appended: {cause}")]
+    Unknown {
+        /// What cut the answer off.
+        cause: String,
+    },
+
+    /// Another process owns the partition now. Whatever this one still wants to append is refused.
+    #[error("another process has taken the partition over; this one must not go on with it")]
+    Fenced,
+
     /// Acknowledged batches are unreadable or missing. Nothing was changed on disk.
     #[error("{} is damaged at byte {offset}, where batch {position} was looked for: {what}; {action}", file.display())]
     Damaged {

@@ -1,10 +1,16 @@
 //! What the disk could do at best, measured with the log's own way of writing: the number to hold a benchmark against.
 
-use std::{fs, io, path::Path, sync::atomic::AtomicBool, time::Instant};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use super::{
     LogError, SyncMode,
     disk::{AlignedBuf, Disk},
+    files::MachineFiles,
     format::{BLOCK, record_bytes},
 };
 
@@ -31,7 +37,7 @@ pub struct SyncRates {
 /// whichever is less.
 pub fn measure_sync(dir: &Path, bytes: usize, rounds: usize) -> Result<SyncRates, LogError> {
     let place = dir.join("measure-sync");
-    let mut disk = Disk::new(SyncMode::Durable, true);
+    let mut disk = Disk::new(Arc::new(MachineFiles), SyncMode::Durable, true);
     disk.make_dir(&place)?;
     let lock = disk.lock(&place)?;
     let taken = take_rounds(&disk, &place, bytes, rounds.max(1));

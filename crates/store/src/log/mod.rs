@@ -7,7 +7,8 @@
 //! What this module does not know: what a batch means, which batches the tables contain (the caller says so through
 //! `from` and [`Log::remove_up_to`]), and how callers are grouped into one batch.
 //!
-//! Where things live: `format` is the bytes, `disk` the only place that touches files, `prepare` zero-fills the next
+//! Where things live: `format` is the bytes, `files` what is wanted of a file system,
+//! `disk` the only place that asks for it, `prepare` zero-fills the next
 //! segment in the background, `writer` is the life of an open log, `recover` is what happens before that, `measure`
 //! tells what the disk could do at best.
 //!
@@ -28,6 +29,7 @@
 
 mod disk;
 mod error;
+pub mod files;
 mod format;
 mod measure;
 mod prepare;
@@ -80,6 +82,8 @@ pub struct LogOptions {
     pub batch_bytes_max: usize,
     /// Whether a batch is durable when `append` returns.
     pub sync: SyncMode,
+    /// Who prepares the next segment.
+    pub prepare: Prepare,
     /// Chance, handed in: mixed into the checksums of a *new* log, from where it is inherited by every later segment.
     /// Give a random number so that no bytes of one log can pass as records of another. Ignored for an existing log.
     pub salt_seed: u64,
@@ -87,8 +91,23 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> LogOptions {
-        LogOptions { segment_bytes: 64 << 20, batch_bytes_max: 64 << 20, sync: SyncMode::Durable, salt_seed: 0 }
+        LogOptions {
+            segment_bytes: 64 << 20,
+            batch_bytes_max: 64 << 20,
+            sync: SyncMode::Durable,
+            prepare: Prepare::InBackground,
+            salt_seed: 0,
+        }
     }
+}
+
+/// Says when the next segment is filled with zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepare {
+    /// By a thread, while the present one is being written.
+    InBackground,
+    /// When it is needed, by whoever appends: no thread, so that a simulation is one.
+    WhenNeeded,
 }
 
 /// Says whether `append` waits for the disk.

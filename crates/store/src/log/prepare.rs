@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    LogError,
+    LogError, Prepare,
     disk::{Disk, DiskFile},
 };
 
@@ -23,6 +23,7 @@ use super::{
 pub(super) struct Preparer {
     disk: Disk,
     path: PathBuf,
+    when: Prepare,
     running: Option<Running>,
     cancel: Arc<AtomicBool>,
 }
@@ -34,14 +35,14 @@ struct Running {
 }
 
 impl Preparer {
-    pub(super) fn new(disk: Disk, dir: &Path) -> Preparer {
-        Preparer { disk, path: dir.join("next.tmp"), running: None, cancel: Arc::new(AtomicBool::new(false)) }
+    pub(super) fn new(disk: Disk, dir: &Path, when: Prepare) -> Preparer {
+        Preparer { disk, path: dir.join("next.tmp"), when, running: None, cancel: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Begins to prepare a file of this size, unless one is prepared or in the making. If no thread can be started
     /// nothing happens: the file is then made when it is asked for.
     pub(super) fn start(&mut self, capacity_bytes: u64) {
-        if self.running.is_some() {
+        if self.running.is_some() || self.when == Prepare::WhenNeeded {
             return;
         }
         let (disk, path, cancel) = (self.disk.clone(), self.path.clone(), Arc::clone(&self.cancel));

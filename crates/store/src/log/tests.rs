@@ -170,7 +170,7 @@ fn the_next_segment_is_prepared_after_a_restart_in_the_middle_of_one() {
     let dir = tempfile::tempdir().expect("a directory");
     fill(dir.path(), 1);
     let tap = Tap::default();
-    let mut disk = Disk::new(SyncMode::Durable, true);
+    let mut disk = Disk::new(std::sync::Arc::new(super::files::MachineFiles), SyncMode::Durable, true);
     disk.tap = Some(tap.clone());
     let (mut log, _) =
         Log::open_on(disk, dir.path(), PARTITION, LogOptions::default(), Position::FIRST).expect("opens");
@@ -236,7 +236,7 @@ fn a_log_without_direct_writes_is_the_same_log() {
     let dir = tempfile::tempdir().expect("a directory");
     let options = LogOptions { segment_bytes: SEGMENT_BYTES, ..LogOptions::default() };
     for round in 0..4u64 {
-        let disk = Disk::new(SyncMode::Durable, round % 2 == 0);
+        let disk = Disk::new(std::sync::Arc::new(super::files::MachineFiles), SyncMode::Durable, round % 2 == 0);
         let from = Position(1);
         let (mut log, mut recovery) = Log::open_on(disk, dir.path(), PARTITION, options.clone(), from).expect("opens");
         assert!(replayed(&mut recovery) == expected(1, round * 8));

@@ -1,13 +1,14 @@
 //! The life of an open log: append, go on to the next segment, remove what the tables contain.
 
 use std::{
-    fs::File,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
     LogError, LogOptions, Position, Recovery,
     disk::{AlignedBuf, Disk, DiskFile},
+    files::{Files, Held, MachineFiles},
     format::{self, BLOCK, RECORD_HEAD_BYTES, RecordHead, SegmentHeader, record_bytes, segment_name},
     prepare::Preparer,
     recover::{self, Opened},
@@ -43,7 +44,7 @@ pub struct Log {
     buffer: AlignedBuf,
     poisoned: Option<String>,
     /// Keeps other openers out for as long as it is open.
-    _lock: File,
+    _lock: Box<dyn Held>,
 }
 
 /// One segment file as the directory shows it.
@@ -84,7 +85,22 @@ impl Log {
     /// * [`LogError::Gap`], [`LogError::Behind`]: `from` lies before or after what the log has.
     /// * [`LogError::Io`]: the file system refused.
     pub fn open(dir: &Path, partition: u16, options: LogOptions, from: Position) -> Result<(Log, Recovery), LogError> {
-        let disk = Disk::new(options.sync, true);
+        Log::open_in(Arc::new(MachineFiles), dir, partition, options, from)
+    }
+
+    /// Like [`Log::open`], in a file system of the caller's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::open`].
+    pub fn open_in(
+        files: Arc<dyn Files>,
+        dir: &Path,
+        partition: u16,
+        options: LogOptions,
+        from: Position,
+    ) -> Result<(Log, Recovery), LogError> {
+        let disk = Disk::new(files, options.sync, true);
         Log::open_on(disk, dir, partition, options, from)
     }
 
@@ -97,7 +113,7 @@ impl Log {
     ) -> Result<(Log, Recovery), LogError> {
         disk.make_dir(dir)?;
         let lock = disk.lock(dir)?;
-        let preparer = Preparer::new(disk.clone(), dir);
+        let preparer = Preparer::new(disk.clone(), dir, options.prepare);
         let Some(opened) = recover::open(&disk, dir, partition, from)? else {
             return Log::begin(disk, dir, partition, options, from, lock, preparer);
         };
@@ -127,7 +143,7 @@ impl Log {
         partition: u16,
         options: LogOptions,
         from: Position,
-        lock: File,
+        lock: Box<dyn Held>,
         mut preparer: Preparer,
     ) -> Result<(Log, Recovery), LogError> {
         if from > Position::FIRST {

@@ -14,27 +14,10 @@ use crate::unapplied::Batch;
 
 pub(super) fn apply(connection: &mut Connection, batches: &[Arc<Batch>], path: &Path) -> Result<Applied, TablesError> {
     let fail = |source| TablesError::Sqlite { path: path.to_owned(), source };
-    let mut applied = Applied::default();
     let transaction = connection.transaction().map_err(fail)?;
     let standing: i64 =
         transaction.query_row("SELECT position FROM applied WHERE id = 0", [], |row| row.get(0)).map_err(fail)?;
-    applied.position = standing as u64;
-
-    // Later writes of a row replace earlier ones, and rows come out ordered, so each tree is walked once from left to
-    // right.
-    let mut folded: BTreeMap<(Table, &[u8]), Option<&[u8]>> = BTreeMap::new();
-    for batch in batches {
-        if batch.position <= applied.position {
-            continue;
-        }
-        applied.position = batch.position;
-        for op in batch.ops() {
-            let op = op.map_err(|source| TablesError::Batch { position: batch.position, source })?;
-            applied.ops += 1;
-            folded.insert((op.table, op.key), op.body);
-        }
-    }
-    applied.rows = folded.len();
+    let (applied, folded) = fold(batches, standing as u64)?;
 
     let mut rows = folded.into_iter().peekable();
     while let Some(&((table, _), _)) = rows.peek() {
@@ -49,6 +32,32 @@ pub(super) fn apply(connection: &mut Connection, batches: &[Arc<Batch>], path: &
     transaction.commit().map_err(fail)?;
     Ok(applied)
 }
+
+/// What batches change in tables that stand at `standing`: the last write of each row, ordered by table and key, so that
+/// each tree is walked once from left to right. Batches the tables contain already are passed over.
+///
+/// # Errors
+/// [`TablesError::Batch`].
+pub fn fold(batches: &[Arc<Batch>], standing: u64) -> Result<(Applied, Folded<'_>), TablesError> {
+    let mut applied = Applied { position: standing, ..Applied::default() };
+    let mut folded = Folded::new();
+    for batch in batches {
+        if batch.position <= applied.position {
+            continue;
+        }
+        applied.position = batch.position;
+        for op in batch.ops() {
+            let op = op.map_err(|source| TablesError::Batch { position: batch.position, source })?;
+            applied.ops += 1;
+            folded.insert((op.table, op.key), op.body);
+        }
+    }
+    applied.rows = folded.len();
+    Ok((applied, folded))
+}
+
+/// The last write of each row: a body, or `None` for a delete.
+pub type Folded<'a> = BTreeMap<(Table, &'a [u8]), Option<&'a [u8]>>;
 
 struct TableWriter<'t> {
     table: Table,

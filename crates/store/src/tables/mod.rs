@@ -5,18 +5,24 @@
 //! a restart reads; a run that starts and ends between two applications never touches that index.
 
 mod apply;
+mod rows;
 mod schema;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mainspring_core::Table;
+use mainspring_core::id::Ms;
+use mainspring_core::row::BadRow;
 use mainspring_core::write::{BadBatch, Op};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
+use crate::backend::TableStore;
+use crate::retention::{self, Retention, Sweep, Swept};
 use crate::unapplied::Batch;
 
-pub(crate) use schema::name_of;
+pub use apply::{Folded, fold};
+pub use rows::SqliteRows;
 
 /// The tables can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +47,28 @@ pub enum TablesError {
         /// The schema known.
         known: i64,
     },
+    /// The directory can't be used.
+    #[error("{path} can't be used: {source}")]
+    Dir {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A stored row can't be read.
+    #[error("a row of table {table:?} can't be read: {source}")]
+    Row {
+        /// Which table.
+        table: Table,
+        /// Why.
+        source: BadRow,
+    },
+    /// The tables do not answer at the moment. The log has everything.
+    #[error("the tables do not answer ({cause}); it is tried again")]
+    Unavailable {
+        /// What was heard instead.
+        cause: String,
+    },
     /// A batch does not decode.
     #[error("batch {position} of the log does not decode: {source}")]
     Batch {
@@ -53,17 +81,17 @@ pub enum TablesError {
 
 /// The writing side of the tables. One per partition, owned by its applier.
 #[derive(Debug)]
-pub struct Tables {
+pub struct SqliteTables {
     connection: Connection,
     path: PathBuf,
 }
 
-impl Tables {
+impl SqliteTables {
     /// Opens the tables in `path`, creating them if need be.
     ///
     /// # Errors
     /// [`TablesError::Newer`] for tables of a later release; [`TablesError::Sqlite`] otherwise.
-    pub fn open(path: &Path) -> Result<Tables, TablesError> {
+    pub fn open(path: &Path) -> Result<SqliteTables, TablesError> {
         let fail = |source| TablesError::Sqlite { path: path.to_owned(), source };
         let connection = Connection::open(path).map_err(fail)?;
         schema::prepare_writer(&connection).map_err(fail)?;
@@ -74,43 +102,23 @@ impl Tables {
         if found < schema::VERSION {
             schema::create(&connection).map_err(fail)?;
         }
-        Ok(Tables { connection, path: path.to_owned() })
+        Ok(SqliteTables { connection, path: path.to_owned() })
     }
 
-    /// The log position these tables stand at; 0 when empty.
-    ///
-    /// # Errors
-    /// [`TablesError::Sqlite`].
-    pub fn applied(&self) -> Result<u64, TablesError> {
+    fn fail(&self, source: rusqlite::Error) -> TablesError {
+        TablesError::Sqlite { path: self.path.clone(), source }
+    }
+}
+
+impl TableStore for SqliteTables {
+    fn applied(&self) -> Result<u64, TablesError> {
         self.connection
             .query_row("SELECT position FROM applied WHERE id = 0", [], |row| row.get::<_, i64>(0))
             .map(|position| position as u64)
             .map_err(|source| self.fail(source))
     }
 
-    /// Applies batches in one transaction, folding repeated writes of one row, and moves the position with them.
-    /// Applying a batch again changes nothing.
-    ///
-    /// # Errors
-    /// [`TablesError`]; then nothing was applied.
-    pub fn apply(&mut self, batches: &[Arc<Batch>]) -> Result<Applied, TablesError> {
-        let path = self.path.clone();
-        apply::apply(&mut self.connection, batches, &path)
-    }
-
-    /// Makes everything applied so far durable in the database file itself. Only then may log segments go.
-    ///
-    /// # Errors
-    /// [`TablesError::Sqlite`].
-    pub fn checkpoint(&self) -> Result<(), TablesError> {
-        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(|source| self.fail(source))
-    }
-
-    /// Reads every row that is live, table by table, in key order.
-    ///
-    /// # Errors
-    /// [`TablesError::Sqlite`].
-    pub fn live_rows(&self, mut each: impl FnMut(Op<'_>)) -> Result<(), TablesError> {
+    fn live_rows(&self, each: &mut dyn FnMut(Op<'_>)) -> Result<(), TablesError> {
         for table in Table::ALL {
             let Some(query) = schema::live_query(table) else { continue };
             let mut statement = self.connection.prepare(query).map_err(|source| self.fail(source))?;
@@ -125,16 +133,25 @@ impl Tables {
         Ok(())
     }
 
-    pub(crate) fn connection(&mut self) -> &mut Connection {
-        &mut self.connection
+    fn apply(&mut self, batches: &[Arc<Batch>]) -> Result<Applied, TablesError> {
+        let path = self.path.clone();
+        apply::apply(&mut self.connection, batches, &path)
     }
 
-    pub(crate) fn fail(&self, source: rusqlite::Error) -> TablesError {
-        TablesError::Sqlite { path: self.path.clone(), source }
+    fn checkpoint(&mut self) -> Result<(), TablesError> {
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(|source| self.fail(source))
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    fn sweep(
+        &mut self,
+        now: Ms,
+        retention: Retention,
+        sweep: &mut Sweep,
+        rows_max: usize,
+    ) -> Result<Swept, TablesError> {
+        let path = self.path.clone();
+        retention::sweep(&mut self.connection, now, retention, sweep, rows_max)
+            .map_err(|source| TablesError::Sqlite { path, source })
     }
 }
 
@@ -147,13 +164,4 @@ pub struct Applied {
     pub ops: usize,
     /// Rows touched, after folding.
     pub rows: usize,
-}
-
-/// Opens a read-only connection to the tables in `path`.
-pub(crate) fn open_reader(path: &Path) -> Result<Connection, TablesError> {
-    let fail = |source| TablesError::Sqlite { path: path.to_owned(), source };
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(fail)?;
-    schema::prepare_reader(&connection).map_err(fail)?;
-    Ok(connection)
 }

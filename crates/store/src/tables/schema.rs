@@ -7,7 +7,7 @@ use rusqlite::Connection;
 pub(super) const VERSION: i64 = 1;
 
 /// The SQL name of a table.
-pub(crate) fn name_of(table: Table) -> &'static str {
+pub(super) fn name_of(table: Table) -> &'static str {
     match table {
         Table::Meta => "meta",
         Table::Tenant => "tenants",

@@ -218,13 +218,14 @@ async fn wire(setup: Setup, dir: PathBuf) -> (String, Wired) {
     let engine = Engine::open(&options).expect("the engine opens");
     let keys = Keys::load_or_create(&dir).expect("there is a key");
     let agents = Agents::new(setup.agents.clone());
-    let outgoing = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    let outgoing =
+        Arc::new(reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client"));
     let mut workers = Vec::new();
     for (tenant, name) in [(TENANT_A, "a"), (TENANT_B, "b")] {
         let put = Command::PutTenant { name: name.to_owned() };
         engine.submit(tenant, put).await.expect("the tenant is there");
         let client = Client::new(engine.clone(), tenant);
-        let worker = mainspring_flows::offer(Worker::new(client.clone(), "flows"), &client, &agents, &outgoing);
+        let worker = mainspring_flows::offer(Worker::new(client.clone(), "flows"), &client, &agents, outgoing.clone());
         workers.push((setup.offer)(worker).start().await.expect("the worker starts"));
         let tokens: Vec<(u128, TokenRow)> =
             engine.read(tenant, move |reader| reader.all(tenant, Table::Token)).await.expect("the tokens are read");
