@@ -38,7 +38,9 @@ pub(super) fn tail_of(id: &str) -> &str {
 /// A session's key without the tenant it begins with: whoever reads a page has only one. Other keys are given whole.
 pub(super) fn own_key(key: &str) -> &str {
     match key.split_once(':') {
-        Some((tenant, rest)) if tenant.len() == 36 && tenant.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') => rest,
+        Some((tenant, rest)) if tenant.len() == 36 && tenant.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') => {
+            rest
+        }
         _ => key,
     }
 }
@@ -147,6 +149,15 @@ fn number(value: &Value) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leaves_the_tenant_out_of_a_session_and_nothing_out_of_another_key() {
+        let tenant = "ec277da3-46d1-8163-8980-6ba1c7a2b71f";
+        assert_eq!(own_key(&format!("{tenant}:orders:anna:web")), "orders:anna:web");
+        for whole in ["orders:anna:web", "no colon", tenant] {
+            assert_eq!(own_key(whole), whole);
+        }
+    }
 
     #[test]
     fn writes_durations_and_dates_for_people() {

@@ -72,6 +72,7 @@ pub(super) fn of_turn(turn: &Value, now_ms: u64) -> Vec<Row> {
     rows.extend(predecessor(turn, &span));
     rows.extend(list(&turn["messages"]).map(|message| message_row(message, &span)));
     rows.extend(window(turn, &span));
+    rows.extend(agent_at_work(turn, &span));
     rows.extend(steps(turn).map(|step| step_row(step, &span, finished_at)));
     rows.extend(reply(turn, &span, finished_at));
     rows.extend(end(turn, &span, finished_at));
@@ -138,17 +139,33 @@ fn window(turn: &Value, span: &Span) -> Option<Row> {
 /// The steps worth telling a person. Left out is what other rows say already: that messages were received, how the window
 /// ended, what was emitted, and how the agent came to be asked. The run's page has the journal whole.
 fn steps(turn: &Value) -> impl Iterator<Item = &Value> {
-    let steps: Vec<&Value> = list(&turn["steps"]).collect();
-    let is_agent = |step: &Value| step["kind"] == "run" && step["name"] == AGENT_STEP;
-    let asked_at = steps.iter().position(|step| is_agent(step));
-    steps.into_iter().enumerate().filter_map(move |(at, step)| {
-        let told_elsewhere = match step["kind"].as_str() {
-            Some("receive" | "peek" | "close" | "emit") => step["state"] != "failed",
-            Some("run") => step["name"] == WINDOW_STEP,
-            Some("spawn") => asked_at.is_some_and(|asked_at| at + 1 == asked_at),
-            _ => false,
-        };
-        (!told_elsewhere).then_some(step)
+    let asking = turn["agent_run"].as_str().map(|run| format!("run {run}"));
+    list(&turn["steps"]).filter(move |step| match step["kind"].as_str() {
+        Some("receive" | "peek" | "close" | "emit") => step["state"] == "failed",
+        Some("run") => step["name"] != WINDOW_STEP,
+        Some("spawn") => asking.is_none() || step["detail"].as_str() != asking.as_deref(),
+        _ => true,
+    })
+}
+
+fn is_agent(step: &Value) -> bool {
+    step["kind"] == "run" && step["name"] == AGENT_STEP
+}
+
+/// A step is recorded when it is done, so that the agent works follows from the turn's state.
+fn agent_at_work(turn: &Value, span: &Span) -> Option<Row> {
+    if turn["state"] != "processing" || list(&turn["steps"]).any(is_agent) {
+        return None;
+    }
+    let from = turn["processing_at"].as_u64()?;
+    let row = span.row("agent", 3, from, None);
+    Some(Row {
+        key: "agent".into(),
+        state: "pending".into(),
+        label: "agent".into(),
+        title: "Agent at work".into(),
+        since: Some(from),
+        ..row
     })
 }
 
@@ -159,10 +176,10 @@ fn step_row(step: &Value, span: &Span, finished_at: Option<u64>) -> Row {
     let row = span.row("step", 3, from, completed_at.or(finished_at));
     let (kind, name) = (text(&step["kind"]), text(&step["name"]));
     let state = step["state"].as_str().map_or_else(|| row.state.clone(), str::to_owned);
-    let is_agent = kind == "run" && name == AGENT_STEP;
+    let is_agent = is_agent(step);
     Row {
         // Not by its position: the turn's own journal grows before the agent's, which follows it.
-        key: format!("step-{from}-{kind}-{name}"),
+        key: if is_agent { "agent".into() } else { format!("step-{from}-{kind}-{name}") },
         kind: if is_agent { "agent" } else { row.kind },
         label: kind.replace('_', " "),
         title: match () {
@@ -270,8 +287,8 @@ mod tests {
                 "completed_at": position, "detail": "said"})
         };
         let rows = of_turn(
-            &json!({"steps": [step(0, "receive", ""), step(1, "run", "window"), step(2, "emit", "turn.processing"),
-                step(3, "spawn", "orders-agent"), step(4, "run", "agent"), step(5, "close", ""),
+            &json!({"agent_run": "r1", "steps": [step(0, "receive", ""), step(1, "run", "window"), step(2, "emit", "turn.processing"),
+                json!({"position": 3, "kind": "spawn", "name": "orders-agent", "detail": "run r1"}), step(4, "run", "agent"), step(5, "close", ""),
                 step(6, "spawn", "deliver"), step(7, "run", "look up orders")]}),
             9,
         );
@@ -284,6 +301,8 @@ mod tests {
                 ("step", "look up orders", Some("said")),
             ]
         );
+        let rows = of_turn(&json!({"state": "processing", "started_at": 10, "processing_at": 20}), 50);
+        assert_eq!((rows[0].title.as_str(), rows[0].since), ("Agent at work", Some(20)));
     }
 
     #[test]
