@@ -1,4 +1,6 @@
 //! `browser`: runs the test of the pages in `tests/browser` on the release build.
+//!
+//! It needs a Chromium and Node, and nothing from npm: the test speaks to Chromium over a pipe.
 
 use std::path::PathBuf;
 use std::process::Command;
