@@ -143,7 +143,7 @@ impl Worker {
         }
         let id = self.client.engine().world().chance().map_err(|cause| ClientError::Random { cause })?;
         let id = WorkerId(id);
-        let inbox = self.client.engine().hub().connect_worker(id);
+        let inbox = self.client.engine().hub().connect_worker(self.client.tenant(), id);
         let (client, (stop, stopped)) = (self.client.clone(), oneshot::channel());
         let announce = Command::RegisterWorker {
             worker: id,
@@ -222,7 +222,7 @@ impl Host {
                 _ = &mut stopped => break,
             }
         }
-        self.client.engine().hub().disconnect_worker(self.id);
+        self.client.engine().hub().disconnect_worker(self.client.tenant(), self.id);
         for live in self.live.values() {
             live.work.abort();
         }

@@ -120,6 +120,11 @@ impl Driven {
         !self.wanted.is_empty()
     }
 
+    /// Whether durable batches are not in the tables yet.
+    pub fn wants_to_apply(&self) -> bool {
+        self.partition.unapplied.bytes() > 0
+    }
+
     /// Applies the oldest durable batches to the tables. Answers whether nothing more waits.
     pub fn apply(&mut self) -> bool {
         let batches = self.partition.unapplied.oldest(APPLY_BYTES_MAX);
@@ -136,6 +141,5 @@ impl Driven {
         self.partition.close();
         drop(self.partition.take_submissions());
         drop(self.decider.take_batch());
-        self.partition.hub.abandon();
     }
 }

@@ -319,8 +319,13 @@ impl Engine {
         join_all(&self.inner.appliers);
     }
 
+    /// The number of the partition a tenant lives in.
+    pub fn partition_number(&self, tenant: TenantId) -> usize {
+        partition_of(tenant, self.inner.partitions.len())
+    }
+
     fn partition(&self, tenant: TenantId) -> &Arc<Partition> {
-        &self.inner.partitions[partition_of(tenant, self.inner.partitions.len())]
+        &self.inner.partitions[self.partition_number(tenant)]
     }
 }
 

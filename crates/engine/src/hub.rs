@@ -35,7 +35,7 @@ type Scope = (TenantId, Option<String>);
 /// Ordered, so that whoever waits here wakes in an order that a simulation can repeat.
 #[derive(Default)]
 struct State {
-    workers: BTreeMap<WorkerId, mpsc::UnboundedSender<Dispatched>>,
+    workers: BTreeMap<(TenantId, WorkerId), mpsc::UnboundedSender<Dispatched>>,
     listeners: BTreeMap<Scope, broadcast::Sender<EventNotice>>,
     run_waits: BTreeMap<RunKey, Vec<oneshot::Sender<()>>>,
     revoked: HashSet<TokenId>,
@@ -66,16 +66,17 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the channel of a worker in this process. Do so before announcing the worker.
-    pub fn connect_worker(&self, worker: WorkerId) -> WorkerInbox {
+    /// Opens the channel of a tenant's worker. Do so before announcing the worker. Another tenant's worker of the same id
+    /// is another worker.
+    pub fn connect_worker(&self, tenant: TenantId, worker: WorkerId) -> WorkerInbox {
         let (sender, inbox) = mpsc::unbounded_channel();
-        self.lock().workers.insert(worker, sender);
+        self.lock().workers.insert((tenant, worker), sender);
         inbox
     }
 
     /// Closes a worker's channel.
-    pub fn disconnect_worker(&self, worker: WorkerId) {
-        self.lock().workers.remove(&worker);
+    pub fn disconnect_worker(&self, tenant: TenantId, worker: WorkerId) {
+        self.lock().workers.remove(&(tenant, worker));
     }
 
     /// Listens to a tenant's events of one scope, or to all of them. A listener that falls behind is told so by its
@@ -118,7 +119,7 @@ impl Hub {
     }
 
     /// The process is taken to be gone: whoever waits here learns that nothing will come.
-    pub(crate) fn abandon(&self) {
+    pub fn forget_everybody(&self) {
         *self.lock() = State::default();
     }
 
@@ -151,12 +152,12 @@ impl Hub {
         let mut state = self.lock();
         for effect in effects {
             match effect {
-                Effect::Dispatch { worker, .. }
-                | Effect::CancelAttempt { worker, .. }
-                | Effect::EntryDone { worker, .. }
-                | Effect::MessageWaits { worker, .. } => {
+                Effect::Dispatch { tenant, worker, .. }
+                | Effect::CancelAttempt { tenant, worker, .. }
+                | Effect::EntryDone { tenant, worker, .. }
+                | Effect::MessageWaits { tenant, worker, .. } => {
                     // A worker that is gone is given up by the core when its adapter says so.
-                    if let Some(sender) = state.workers.get(&worker) {
+                    if let Some(sender) = state.workers.get(&(tenant, worker)) {
                         let _ = sender.send(effect);
                     }
                 }

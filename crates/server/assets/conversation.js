@@ -178,6 +178,8 @@ function outcome(turn, connected) {
   switch (turn.state) {
     case "accumulating":
     case "processing":
+      // Between its reply and its end a turn works on nothing a person waits for.
+      if (turn.replies.length) return [];
       return [{ key: `draft-${turn.id}`, type: "draft", turn, text: turn.draft, connected }];
     case "superseded":
       return [{ key: `attempt-${turn.id}`, type: "attempt", turn, text: turn.draft }];

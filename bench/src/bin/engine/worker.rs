@@ -31,7 +31,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) async fn start(engine: &Engine, action: &str, signals: Arc<Signals>) -> anyhow::Result<Worker> {
-        let inbox = engine.hub().connect_worker(WORKER);
+        let inbox = engine.hub().connect_worker(TENANT, WORKER);
         let announce = Command::RegisterWorker {
             worker: WORKER,
             name: "bench".into(),
@@ -54,7 +54,7 @@ impl Worker {
 
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.work.abort();
-        self.engine.hub().disconnect_worker(WORKER);
+        self.engine.hub().disconnect_worker(TENANT, WORKER);
         self.engine.submit(TENANT, Command::RemoveWorker { worker: WORKER }).await?;
         Ok(())
     }

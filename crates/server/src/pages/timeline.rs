@@ -76,6 +76,10 @@ pub(super) fn of_turn(turn: &Value, now_ms: u64) -> Vec<Row> {
     rows.extend(steps(turn).map(|step| step_row(step, &span, finished_at)));
     rows.extend(reply(turn, &span, finished_at));
     rows.extend(end(turn, &span, finished_at));
+    // An agent that is a run of its own begins with its steps before it is waited for: by the clock it would come second.
+    if let Some(at) = turn["processing_at"].as_u64() {
+        rows.iter_mut().filter(|row| row.kind == "agent").for_each(|row| row.order.0 = row.order.0.min(at));
+    }
     rows.sort_by_key(|row| row.order);
     rows
 }
@@ -301,6 +305,8 @@ mod tests {
                 ("step", "look up orders", Some("said")),
             ]
         );
+        let late = json!({"processing_at": 2, "steps": [step(3, "run", "look up orders"), step(4, "run", "agent")]});
+        assert_eq!(of_turn(&late, 9)[0].title, "Agent called", "it comes before its own steps");
         let rows = of_turn(&json!({"state": "processing", "started_at": 10, "processing_at": 20}), 50);
         assert_eq!((rows[0].title.as_str(), rows[0].since), ("Agent at work", Some(20)));
     }

@@ -1,0 +1,198 @@
+//! What a process runs itself: the flows with agents of each kind, and durable functions that use everything there is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainspring_client::{
+    Client, ClientError, Context, Failure, OnParentEnd, RetryPolicy, RetryRule, RunningWorker, SpawnOptions, TenantId,
+    Worker, WorkflowDef,
+};
+use mainspring_core::Command;
+use mainspring_flows::{AgentAnswer, AgentKind, AgentRequest, AgentSettings, Agents, OnMessage};
+use serde_json::{Value, json};
+
+use crate::chance::Chance;
+use crate::host::Host;
+use crate::outside::{SimOutside, answer_to, note_asked};
+use crate::pump::Process;
+
+/// Agents of every tenant: their name, whether they are asked outside or are functions, and what a message does that
+/// comes while they work.
+pub const AGENTS: [(&str, bool, OnMessage); 4] = [
+    ("asked-queue", true, OnMessage::Queue),
+    ("asked-supersede", true, OnMessage::Supersede),
+    ("function-queue", false, OnMessage::Queue),
+    ("function-supersede", false, OnMessage::Supersede),
+];
+
+/// Registers and offers everything for every tenant, until the process ends.
+pub async fn offer(host: Host, process: Arc<Process>) {
+    let outside = Arc::new(SimOutside::new(host.clone(), process.clone()));
+    let mut ended = process.ended.subscribe();
+    let mut workers = Vec::new();
+    for tenant in host.tenants() {
+        tokio::spawn(listen(host.clone(), process.clone(), tenant));
+        match offer_one(&host, &process, tenant, outside.clone()).await {
+            Ok(worker) => workers.push(worker),
+            // The process is ending, or its partition has stopped: whoever supervises it sees that.
+            Err(error) => host.sim().trace(format_args!("process {} offers nothing: {error}", process.number)),
+        }
+    }
+    // A worker works for as long as it is held.
+    let _ = ended.wait_for(|ended| *ended).await;
+}
+
+async fn offer_one(
+    host: &Host,
+    process: &Arc<Process>,
+    tenant: TenantId,
+    outside: Arc<SimOutside>,
+) -> Result<RunningWorker, ClientError> {
+    let client = Client::new(process.engine.clone(), tenant);
+    client.submit_patiently(Command::PutTenant { name: format!("tenant {}", tenant.0) }).await?;
+    let agents =
+        Agents::new(AGENTS.map(|(name, asked, on_message)| (tenant, name.to_owned(), agent(asked, on_message))));
+    let idle = Duration::from_millis(host.sim().plan().idle_ms);
+    let worker = Worker::new(client.clone(), "built-in flows").idle_after(idle);
+    let worker = mainspring_flows::offer(worker, &client, &agents, outside);
+    let def = |name: &str| {
+        let mut def = WorkflowDef::single(name, true);
+        def.tasks[0].retry = RetryRule { attempts_max: 4, backoff_ms: 50, backoff_percent: 200, backoff_max_ms: 500 };
+        def
+    };
+    let (a, b, c) = (Own::of(host, process), Own::of(host, process), Own::of(host, process));
+    worker
+        .function(def("agent-function"), move |ctx, request: AgentRequest| agent_function(a.clone(), ctx, request))
+        .function(def("saga"), move |ctx, input: Value| saga(b.clone(), ctx, input))
+        .function(def("drift"), move |ctx, input: Value| drift(c.clone(), ctx, input))
+        .start()
+        .await
+}
+
+fn agent(asked: bool, on_message: OnMessage) -> AgentSettings {
+    let kind = if asked {
+        AgentKind::Http { url: "http://agent".to_owned() }
+    } else {
+        AgentKind::Workflow { name: "agent-function".to_owned() }
+    };
+    AgentSettings {
+        on_message,
+        quiet: Duration::from_millis(150),
+        max_wait: Duration::from_millis(700),
+        messages_max: 4,
+        timeout: Duration::from_secs(2),
+        retry: RetryPolicy {
+            attempts_max: 4,
+            backoff: Duration::from_millis(100),
+            backoff_max: Duration::from_millis(400),
+        },
+        deliver_url: Some("http://channel".to_owned()),
+        ..AgentSettings::new(kind)
+    }
+}
+
+/// What a function has of its own: the process it is part of, and chance.
+#[derive(Clone)]
+struct Own {
+    host: Host,
+    process: Arc<Process>,
+}
+
+impl Own {
+    fn of(host: &Host, process: &Arc<Process>) -> Own {
+        Own { host: host.clone(), process: process.clone() }
+    }
+
+    /// A step that must not be carried out again once its result is recorded.
+    async fn once(&self, ctx: &Context, name: &str, ms_max: u64) -> Result<String, Failure> {
+        let label = format!("once {name}");
+        let run = ctx.run_id().0;
+        ctx.run(&label, || async {
+            let mut chance: Chance = self.host.sim().fork();
+            if !self.process.has_ended() {
+                self.host.sim().trace(format_args!("step {label:?} of {run:x} in process {}", self.process.number));
+                self.host.sim().lock().books.step_begins(run, &label);
+            }
+            self.host.sim().pause(&mut chance, ms_max).await;
+            if self.process.has_ended() {
+                std::future::pending::<()>().await;
+            }
+            Ok(format!("{label} of {run:x}"))
+        })
+        .await
+    }
+}
+
+async fn agent_function(own: Own, ctx: Context, request: AgentRequest) -> Result<AgentAnswer, Failure> {
+    note_asked(&own.host, &request);
+    own.once(&ctx, "look up", 60).await?;
+    ctx.sleep(Duration::from_millis(100)).await?;
+    own.once(&ctx, "compose", 60).await?;
+    Ok(answer_to(&request.session, &request.turn_id))
+}
+
+/// Steps, a sleep, a child, an event, a signal, a step that fails now and then: which of them, its input says.
+async fn saga(own: Own, ctx: Context, input: Value) -> Result<Value, Failure> {
+    let (text, variant) = (input["text"].as_str().unwrap_or_default(), input["variant"].as_u64().unwrap_or(0));
+    own.once(&ctx, "first", 30).await?;
+    let child = if variant & 1 != 0 {
+        let options = SpawnOptions {
+            key: Some(format!("key-{}", variant % 3)),
+            on_parent_end: if variant & 2 != 0 { OnParentEnd::Cancel } else { OnParentEnd::Abandon },
+            priority: None,
+        };
+        let workflow = if variant & 4 != 0 { "job" } else { "single" };
+        Some(ctx.spawn(workflow, &json!({ "text": format!("{text}:child") }), options).await?)
+    } else {
+        None
+    };
+    if variant & 8 != 0 {
+        ctx.sleep(Duration::from_millis(50 * (variant % 7))).await?;
+    }
+    if variant & 16 != 0 {
+        let scope = format!("order-{}", variant % 2);
+        let paid = ctx.wait_for::<Value>("paid", Some(&scope), Some(Duration::from_millis(1_500))).await?;
+        if let Some(paid) = paid {
+            own.host.sim().sometimes("an event woke a wait");
+            own.host.sim().lock().books.check_owner(ctx.client().tenant().0, paid.to_string().as_bytes(), "an event");
+        }
+    }
+    if variant & 32 != 0 && ctx.wait_signal::<Value>("go", Some(Duration::from_millis(1_500))).await?.is_some() {
+        own.host.sim().sometimes("a signal was taken");
+    }
+    if let Some(child) = child {
+        match child.result::<Value>().await {
+            Ok(_) => {}
+            Err(Failure::Child { .. }) => own.host.sim().sometimes("a child did not complete"),
+            Err(other) => return Err(other),
+        }
+    }
+    let policy =
+        RetryPolicy { attempts_max: 3, backoff: Duration::from_millis(20), backoff_max: Duration::from_millis(100) };
+    let flaky = ctx.run_retrying("flaky", policy, |_| async {
+        let mut chance = own.host.sim().fork();
+        let fails = own.host.sim().plan().attempt_fails;
+        if chance.permille(fails) { Err(Failure::retryable("simulated: this time not")) } else { Ok(()) }
+    });
+    flaky.await?;
+    ctx.emit("saga.over", &json!({ "text": text })).await?;
+    own.once(&ctx, "last", 30).await?;
+    Ok(json!({ "text": text }))
+}
+
+/// A function whose code is changed while runs of it wait.
+async fn drift(own: Own, ctx: Context, input: Value) -> Result<Value, Failure> {
+    let name = format!("version {}", own.process.code);
+    own.once(&ctx, &name, 20).await?;
+    ctx.sleep(Duration::from_millis(400)).await?;
+    own.once(&ctx, "after the sleep", 20).await?;
+    Ok(input)
+}
+
+/// Follows what a tenant is told of one scope, which every tenant has one of.
+async fn listen(host: Host, process: Arc<Process>, tenant: TenantId) {
+    let mut heard = process.engine.hub().listen(tenant, Some("order-1"));
+    while let Ok(notice) = heard.recv().await {
+        host.sim().lock().books.check_owner(tenant.0, &notice.event.data, "an event that was listened to");
+    }
+}

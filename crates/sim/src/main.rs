@@ -1,0 +1,174 @@
+//! `mainspring-sim`: runs seeds, each twice, and says which broke a promise. `cargo xtask sim` builds and runs it.
+#![expect(clippy::print_stdout, reason = "the verdict is this program's output")]
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use mainspring_sim::run::{Outcome, simulate};
+
+#[derive(Debug, Parser)]
+#[command(about = "Simulates whole deployments, one from each seed, and looks for broken promises")]
+struct Args {
+    /// Run this seed alone, and show the trace if it breaks a promise.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Show the whole trace of the seed, also if it is fine.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// Run for so many minutes, rather than for a number of seeds.
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// The first of the seeds [default: by the clock].
+    #[arg(long)]
+    from: Option<u64>,
+    /// Threads, each with a simulation of its own [default: one for each core].
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Lines of trace to show before a broken promise.
+    #[arg(long, default_value_t = 60)]
+    lines: usize,
+    /// Go on after a broken promise, and count them.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let broken = match args.seed {
+        Some(seed) => one(seed, args.trace, args.lines),
+        None => many(&args),
+    };
+    if broken > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// Runs one seed and shows how it broke.
+fn one(seed: u64, show: bool, lines: usize) -> u64 {
+    let outcome = simulate(seed, true);
+    let again = simulate(seed, false);
+    let from = if show { 0 } else { outcome.lines.len().saturating_sub(lines) };
+    if show || outcome.violation.is_some() {
+        outcome.lines[from..].iter().for_each(|line| println!("{line}"));
+    }
+    verdict(seed, &outcome, &again).map_or_else(
+        || {
+            let (messages, runs) = outcome.counts;
+            println!(
+                "seed {seed} is fine: {messages} messages, {runs} runs, {} steps, {:.1} simulated s, hash {:016x}",
+                outcome.steps,
+                outcome.simulated_ms as f64 / 1e3,
+                outcome.hash
+            );
+            0
+        },
+        |what| {
+            println!("seed {seed} breaks a promise after {} steps: {what}", outcome.steps);
+            1
+        },
+    )
+}
+
+/// What is wrong with a seed that was run twice.
+fn verdict(seed: u64, outcome: &Outcome, again: &Outcome) -> Option<String> {
+    if let Some(violation) = &outcome.violation {
+        return Some(format!("{violation}\n  repeat: cargo xtask sim --seed {seed}"));
+    }
+    let same = (outcome.hash, outcome.steps, &outcome.violation) == (again.hash, again.steps, &again.violation);
+    (!same).then(|| {
+        format!(
+            "it went another way the second time: {:016x} after {} steps, {:016x} after {}\n  repeat: cargo xtask sim --seed {seed}",
+            outcome.hash, outcome.steps, again.hash, again.steps
+        )
+    })
+}
+
+#[derive(Default)]
+struct Tally {
+    marks: BTreeMap<&'static str, u64>,
+    simulated_ms: u64,
+    steps: u64,
+    messages: u64,
+    runs: u64,
+    broken: Vec<(u64, String)>,
+}
+
+fn many(args: &Args) -> u64 {
+    let by_clock =
+        || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |t| t.as_secs() * 1_000_000);
+    let from = args.from.unwrap_or_else(by_clock);
+    let until = args.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
+    let count = if until.is_some() { u64::MAX } else { args.seeds };
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let (next, stop, tally) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Tally::default()));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let nth = next.fetch_add(1, Ordering::Relaxed);
+                    let late = until.is_some_and(|until| Instant::now() >= until);
+                    if nth >= count || late || stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let seed = from + nth;
+                    let outcome = simulate(seed, false);
+                    let again = simulate(seed, false);
+                    let mut tally = tally.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    tally.simulated_ms += outcome.simulated_ms;
+                    tally.steps += outcome.steps;
+                    tally.messages += outcome.counts.0 as u64;
+                    tally.runs += outcome.counts.1 as u64;
+                    for mark in &outcome.marks {
+                        *tally.marks.entry(mark).or_default() += 1;
+                    }
+                    if let Some(what) = verdict(seed, &outcome, &again) {
+                        println!("seed {seed}: {what}");
+                        tally.broken.push((seed, what));
+                        stop.store(!args.keep_going, Ordering::Relaxed);
+                    }
+                    if nth % 1_000 == 999 {
+                        let rate = (nth + 1) as f64 / begun.elapsed().as_secs_f64();
+                        println!("{} seeds, {rate:.0}/s, {} broken", nth + 1, tally.broken.len());
+                    }
+                }
+            });
+        }
+    });
+    let tally = tally.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let seeds = tally.marks.get("a seed was run").copied().unwrap_or(0).max(next.load(Ordering::Relaxed).min(count));
+    summarise(&tally, from, seeds, begun.elapsed());
+    tally.broken.len() as u64
+}
+
+fn summarise(tally: &Tally, from: u64, seeds: u64, took: Duration) {
+    println!(
+        "{seeds} seeds from {from}, each run twice, in {:.1} s: {:.0} seeds/s; {:.1} simulated hours, {} messages, {} runs, {} steps",
+        took.as_secs_f64(),
+        seeds as f64 / took.as_secs_f64(),
+        tally.simulated_ms as f64 / 3.6e6,
+        tally.messages,
+        tally.runs,
+        tally.steps
+    );
+    println!("sometimes:");
+    for (mark, seeds) in &tally.marks {
+        println!("  {seeds:>7}  {mark}");
+    }
+    if tally.broken.is_empty() {
+        println!("no promise was broken");
+    } else {
+        println!(
+            "{} seeds broke a promise: {:?}",
+            tally.broken.len(),
+            tally.broken.iter().map(|(seed, _)| seed).collect::<Vec<_>>()
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! What one seed's deployment is like: its size, its speed, and which faults it suffers how often.
+//!
+//! Each fault is there in about half of the seeds only. A deployment that suffers everything at once hardly gets anywhere,
+//! and hides what takes a long quiet stretch followed by one fault.
+
+use crate::chance::Chance;
+
+/// The shape of one simulation. Times in milliseconds, shares in so many of a thousand.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Tenants, numbered from 1.
+    pub tenants: u64,
+    /// Sessions of each tenant.
+    pub sessions: u64,
+    /// Messages of each session.
+    pub messages: u64,
+    /// Runs each tenant's client starts.
+    pub starts: u64,
+    /// Events and cancellations beside them.
+    pub others: u64,
+    /// How long faults go on.
+    pub chaos_ms: u64,
+    /// Partitions a new store is asked for.
+    pub partitions: u16,
+    /// Longest time between two things a client does.
+    pub pause_ms: u64,
+    /// Longest time a message takes over the network.
+    pub net_ms: u64,
+    /// Requests that never arrive.
+    pub request_lost: u64,
+    /// Answers that never arrive.
+    pub answer_lost: u64,
+    /// Requests that arrive twice.
+    pub request_repeated: u64,
+    /// Longest time a durable write takes.
+    pub disk_ms: u64,
+    /// Longest time the tables lag behind.
+    pub apply_ms: u64,
+    /// Applications after which the tables are checkpointed, in so many of a thousand.
+    pub checkpoint: u64,
+    /// Longest time loading a fact takes.
+    pub load_ms: u64,
+    /// How long the functions of a process may only wait before they leave memory.
+    pub idle_ms: u64,
+    /// Mean time between two ends of the process; 0 for never.
+    pub crash_every_ms: u64,
+    /// Ends in the middle of a step, at each of the places where one is possible.
+    pub crash_at_step: u64,
+    /// Ends that take the power with them.
+    pub power_lost: u64,
+    /// Ends in the middle of a change of the disk.
+    pub crash_in_write: bool,
+    /// Mean time between two take-overs from a process that is only slow; 0 for never.
+    pub takeover_every_ms: u64,
+    /// Mean time between two jumps of the clock; 0 for never.
+    pub clock_jump_every_ms: u64,
+    /// Appends whose outcome is not known at once.
+    pub append_unknown: u64,
+    /// Commits of the tables that go wrong, of each kind.
+    pub table_faults: u64,
+    /// Mean time between two times in which the tables are away; 0 for never.
+    pub tables_away_every_ms: u64,
+    /// Mean time between two times in which the disk is full or failing; 0 for never.
+    pub disk_trouble_every_ms: u64,
+    /// Mean time between two lost connections of a worker; 0 for never.
+    pub disconnect_every_ms: u64,
+    /// Attempts that fail.
+    pub attempt_fails: u64,
+    /// Attempts that are never reported.
+    pub attempt_dies: u64,
+    /// Attempts reported long after they were given up.
+    pub attempt_late: u64,
+    /// Reports under a claim that is not the worker's.
+    pub lies: u64,
+    /// Agents and channels that do not answer, or say no.
+    pub outside_fails: u64,
+    /// Code that changes under waiting functions.
+    pub code_changes: bool,
+}
+
+impl Plan {
+    /// Draws a plan.
+    pub fn draw(chance: &mut Chance) -> Plan {
+        let mut rate = |often: &[u64]| if chance.permille(500) { *chance.pick(often) } else { 0 };
+        let (request_lost, answer_lost, request_repeated) =
+            (rate(&[20, 100, 250]), rate(&[20, 100, 250]), rate(&[20, 100, 300]));
+        let crash_every_ms = rate(&[700, 2_000, 5_000]);
+        let (crash_at_step, power_lost) = (rate(&[2, 10, 30]), rate(&[300, 700, 1_000]));
+        let crash_in_write = rate(&[1]) == 1;
+        let takeover_every_ms = rate(&[2_000, 5_000]);
+        let clock_jump_every_ms = rate(&[1_000, 4_000]);
+        let append_unknown = rate(&[5, 30, 100]);
+        let table_faults = rate(&[20, 100, 250]);
+        let tables_away_every_ms = rate(&[1_500, 4_000]);
+        let disk_trouble_every_ms = rate(&[3_000, 6_000]);
+        let disconnect_every_ms = rate(&[500, 2_000]);
+        let (attempt_fails, attempt_dies) = (rate(&[50, 300]), rate(&[50, 200]));
+        let (attempt_late, lies) = (rate(&[100, 300]), rate(&[50, 300]));
+        let outside_fails = rate(&[50, 300]);
+        let code_changes = rate(&[1]) == 1;
+        Plan {
+            tenants: chance.between(1, 3),
+            sessions: chance.between(1, 3),
+            messages: chance.between(2, 10),
+            starts: chance.between(3, 12),
+            others: chance.between(2, 10),
+            chaos_ms: chance.between(3_000, 12_000),
+            partitions: chance.between(1, 2) as u16,
+            pause_ms: *chance.pick(&[20, 200, 1_000]),
+            net_ms: *chance.pick(&[2, 20, 200]),
+            disk_ms: *chance.pick(&[1, 5, 60]),
+            apply_ms: *chance.pick(&[5, 50, 1_000]),
+            checkpoint: *chance.pick(&[20, 200, 700]),
+            load_ms: *chance.pick(&[2, 50]),
+            idle_ms: *chance.pick(&[30, 200, 3_000]),
+            request_lost,
+            answer_lost,
+            request_repeated,
+            crash_every_ms,
+            crash_at_step,
+            power_lost,
+            crash_in_write,
+            takeover_every_ms,
+            clock_jump_every_ms,
+            append_unknown,
+            table_faults,
+            tables_away_every_ms,
+            disk_trouble_every_ms,
+            disconnect_every_ms,
+            attempt_fails,
+            attempt_dies,
+            attempt_late,
+            lies,
+            outside_fails,
+            code_changes,
+        }
+    }
+
+    /// The same deployment with no fault left.
+    pub fn calm(&self) -> Plan {
+        Plan {
+            net_ms: 2,
+            disk_ms: 1,
+            apply_ms: 5,
+            load_ms: 2,
+            request_lost: 0,
+            answer_lost: 0,
+            request_repeated: 0,
+            crash_every_ms: 0,
+            crash_at_step: 0,
+            power_lost: 0,
+            crash_in_write: false,
+            takeover_every_ms: 0,
+            clock_jump_every_ms: 0,
+            append_unknown: 0,
+            table_faults: 0,
+            tables_away_every_ms: 0,
+            disk_trouble_every_ms: 0,
+            disconnect_every_ms: 0,
+            attempt_fails: 0,
+            attempt_dies: 0,
+            attempt_late: 0,
+            lies: 0,
+            outside_fails: 0,
+            code_changes: false,
+            ..self.clone()
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Workers outside the process: quick and slow, dying with work in hand, reporting long after they were given up,
+//! reporting under claims that are not theirs, losing their connection and coming back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainspring_client::{TaskId, TenantId, WorkerId};
+use mainspring_core::command::{Claim, Held};
+use mainspring_core::{Command, Effect, Refusal};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::books::marker;
+use crate::chance::Chance;
+use crate::clients::ACTIONS;
+use crate::host::Host;
+use crate::link::{Answered, call};
+
+/// A worker's process.
+#[derive(Clone)]
+struct Worker {
+    host: Host,
+    tenant: TenantId,
+    id: WorkerId,
+    slots: u32,
+    lease_ms: Option<u64>,
+    /// What it works at, as it knows itself.
+    hands: Arc<Mutex<BTreeMap<TaskId, u32>>>,
+}
+
+/// Runs a worker for as long as the simulation lasts.
+pub async fn run(host: Host, tenant: TenantId, nth: u64) {
+    let mut chance = host.sim().fork();
+    let lease_ms = if nth == 0 { None } else { Some(chance.between(300, 1_500)) };
+    let worker = Worker {
+        tenant,
+        // The same ids for every tenant: an id alone must open no door.
+        id: WorkerId(0xf00d + u128::from(nth)),
+        slots: chance.between(1, 3) as u32,
+        lease_ms,
+        hands: Arc::default(),
+        host,
+    };
+    worker.host.sim().lock().books.tasks.announced(tenant.0, worker.id.0, worker.slots as usize);
+    loop {
+        worker.connect(&mut chance).await;
+        let plan = worker.host.sim().plan();
+        worker.host.sim().pause(&mut chance, plan.net_ms + 50).await;
+    }
+}
+
+impl Worker {
+    fn hands(&self) -> std::sync::MutexGuard<'_, BTreeMap<TaskId, u32>> {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One connection, from its beginning to its end.
+    async fn connect(&self, chance: &mut Chance) {
+        let sim = self.host.sim();
+        let process = self.host.up().await;
+        let mut inbox = process.engine.hub().connect_worker(self.tenant, self.id);
+        // A worker that lost its memory with its connection holds nothing; another one says what it has.
+        if chance.permille(200) {
+            self.hands().clear();
+        }
+        let hands = self.hands().clone();
+        let holds = hands.iter().map(|(task, invocation)| Held { task: *task, invocation: *invocation });
+        let announce = Command::RegisterWorker {
+            worker: self.id,
+            name: "outside".to_owned(),
+            actions: ACTIONS.map(str::to_owned).to_vec(),
+            slots: self.slots,
+            local: false,
+            lease_ms: self.lease_ms,
+            holds: holds.collect(),
+        };
+        if !hands.is_empty() {
+            sim.sometimes("a worker came back with work in hand");
+        }
+        if !matches!(process.engine.submit(self.tenant, announce).await, Ok(_)) {
+            return;
+        }
+        let every = Duration::from_millis(self.lease_ms.unwrap_or(2_000) / 3);
+        let mut beat_at = Instant::now() + every;
+        let mut lost_at = self.lost_at(chance);
+        loop {
+            let calm = sim.is_calm();
+            tokio::select! {
+                biased;
+                effect = inbox.recv() => match effect {
+                    Some(effect) => self.handle(effect, chance),
+                    // The process is gone.
+                    None => return,
+                },
+                () = tokio::time::sleep_until(beat_at) => {
+                    beat_at = Instant::now() + every;
+                    let beat = Command::HeartbeatWorker { worker: self.id };
+                    // Beats that come late or not at all are how a lease runs out.
+                    if chance.permille(sim.plan().request_lost) {
+                        continue;
+                    }
+                    match process.engine.submit(self.tenant, beat).await {
+                        Ok(_) => {}
+                        Err(_) => {
+                            sim.sometimes("a worker learnt that it was given up");
+                            process.engine.hub().disconnect_worker(self.tenant, self.id);
+                            return;
+                        }
+                    }
+                }
+                () = tokio::time::sleep_until(lost_at) => {
+                    if calm {
+                        lost_at = Instant::now() + Duration::from_secs(3_600);
+                        continue;
+                    }
+                    sim.trace(format_args!("worker {} of tenant {} is cut off", self.id, self.tenant));
+                    process.engine.hub().disconnect_worker(self.tenant, self.id);
+                    // Without a lease, its end is noticed with its connection.
+                    if self.lease_ms.is_none() || chance.permille(500) {
+                        let _ = process.engine.submit(self.tenant, Command::RemoveWorker { worker: self.id }).await;
+                    } else {
+                        sim.pause(chance, 2_000).await;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lost_at(&self, chance: &mut Chance) -> Instant {
+        let every = self.host.sim().plan().disconnect_every_ms;
+        let ms = if every == 0 { 3_600_000 } else { chance.between(1, 2 * every) };
+        Instant::now() + Duration::from_millis(ms)
+    }
+
+    fn handle(&self, effect: Effect, chance: &mut Chance) {
+        match effect {
+            Effect::Dispatch { task, attempt, invocation, tenant, .. } => {
+                if tenant != self.tenant {
+                    self.host.sim().violated(format!("task {task} of tenant {tenant} was given to {}", self.tenant));
+                }
+                let claim = Claim { worker: self.id, task, attempt, invocation };
+                self.host.sim().trace(format_args!("worker {} gets {task} attempt {attempt}.{invocation}", self.id));
+                let before = self.hands().insert(task, invocation);
+                if before.is_some_and(|before| before >= invocation) {
+                    self.host.sim().violated(format!("task {task} was given out as {invocation} after {before:?}"));
+                }
+                tokio::spawn(self.clone().carry_out(claim, chance.fork()));
+            }
+            Effect::CancelAttempt { task, .. } => {
+                self.host.sim().sometimes("a worker was told to stop");
+                self.hands().remove(&task);
+            }
+            Effect::EntryDone { .. }
+            | Effect::MessageWaits { .. }
+            | Effect::Event { .. }
+            | Effect::RunEnded { .. }
+            | Effect::TokenRevoked { .. } => {}
+        }
+    }
+
+    async fn carry_out(self, claim: Claim, mut chance: Chance) {
+        let sim = self.host.sim();
+        let plan = sim.plan();
+        let work = if chance.permille(200) { 600 } else { 40 };
+        sim.pause(&mut chance, work).await;
+        if chance.permille(plan.attempt_dies) {
+            // The work is lost, and nobody says so but the timeout, or the worker that comes back without it.
+            self.hands().remove(&claim.task);
+            return;
+        }
+        if chance.permille(plan.attempt_late) {
+            sim.pause(&mut chance, 5_000).await;
+        }
+        let token = chance.word();
+        let output = Bytes::from(json!({ "text": format!("{}output {token:x}.", marker(self.tenant.0)) }).to_string());
+        if chance.permille(plan.lies) {
+            self.lie(claim, &output, &mut chance).await;
+        }
+        let fails = chance.permille(plan.attempt_fails);
+        let command = if fails {
+            let retry = chance.permille(800);
+            Command::Fail { claim, error: "simulated: it failed".to_owned(), retry }
+        } else {
+            Command::Complete { claim, output: output.clone() }
+        };
+        loop {
+            match call(&self.host, &mut chance, self.tenant, command.clone()).await {
+                Answered::Yes(_) if fails => break,
+                Answered::Yes(_) => {
+                    sim.trace(format_args!(
+                        "the completion of {} {}.{} is taken",
+                        claim.task, claim.attempt, claim.invocation
+                    ));
+                    let claim = (claim.task.run.0, claim.task.index, claim.attempt, claim.invocation);
+                    sim.lock().books.completion_taken(claim, &output);
+                    break;
+                }
+                Answered::No(refusal) => {
+                    if !matches!(refusal, Refusal::StaleClaim { .. }) {
+                        sim.violated(format!("a report on {} was refused with {}", claim.task, refusal.code()));
+                    }
+                    sim.sometimes("a late report was refused");
+                    break;
+                }
+                Answered::Unknown => {
+                    if sim.has_failed() {
+                        return;
+                    }
+                    sim.pause(&mut chance, 200).await;
+                }
+            }
+        }
+        let mut hands = self.hands();
+        if hands.get(&claim.task) == Some(&claim.invocation) {
+            hands.remove(&claim.task);
+        }
+    }
+
+    /// Reports under a claim that is nobody's, or was somebody's once.
+    async fn lie(&self, claim: Claim, output: &Bytes, chance: &mut Chance) {
+        let lie = match chance.below(4) {
+            0 => Claim { attempt: claim.attempt + 1, ..claim },
+            1 => Claim { attempt: claim.attempt.saturating_sub(1), ..claim },
+            2 => Claim { invocation: claim.invocation.saturating_sub(1), ..claim },
+            _ => Claim { worker: WorkerId(claim.worker.0 + 1), ..claim },
+        };
+        let command = Command::Complete { claim: lie, output: output.clone() };
+        if let Answered::Yes(_) = call(&self.host, chance, self.tenant, command).await {
+            self.host.sim().violated(format!("{lie:?} was listened to, {claim:?} was true"));
+        } else {
+            self.host.sim().sometimes("a lie was refused");
+        }
+    }
+}
