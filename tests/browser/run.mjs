@@ -28,6 +28,8 @@ const scratch = wanted("SCRATCH_DIR");
 const screenshots = wanted("SCREENSHOTS_DIR");
 const proving = process.env.PROVE === "1";
 
+// Whoever stops the test stops its servers too: they go when this process exits.
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
 process.exitCode = await main();
 
 async function main() {

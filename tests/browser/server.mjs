@@ -10,6 +10,10 @@ import { join } from "node:path";
 const READY_MAX_MS = 30_000;
 const LOOK_EVERY_MS = 20;
 
+/** Servers that run: none may outlive the test, however that ends. */
+const running = new Set();
+process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+
 export class Server {
   #binary;
   #dir;
@@ -39,6 +43,8 @@ export class Server {
     const args = ["dev", "--listen", `127.0.0.1:${this.#port}`, "--dir", this.#dir];
     const started = spawn(this.#binary, args, { env: { ...process.env, ...this.#environment }, stdio: ["ignore", log, log] });
     this.#process = started;
+    running.add(started);
+    started.on("exit", () => running.delete(started));
     closeSync(log);
     let fault = null;
     started.on("error", (error) => (fault = error));

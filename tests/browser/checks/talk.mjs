@@ -45,7 +45,10 @@ export async function conversation(page, last = "anything else?") {
   await page.say(last);
   await answered(page, [last]);
   const items = await page.look(() =>
-    [...document.querySelectorAll("#items > li")].map((item) => [item.dataset.testid, item.querySelector(".bubble").innerText, item.querySelector(".caption").innerText]),
+    [...document.querySelectorAll("#items > li")].map((item) => {
+      const read = (selector) => (item.querySelector(selector).checkVisibility() ? item.querySelector(selector).innerText : "");
+      return [item.dataset.testid, read(".bubble"), read(".caption")];
+    }),
   );
   const [reply, question] = [items.pop(), items.pop()];
   if (reply?.[0] !== "reply" || question?.[1] !== last) throw new Expected(`the conversation should end with the last question and its answer, not ${JSON.stringify([question, reply])}`);
@@ -64,13 +67,11 @@ export function figures(page, root = PANEL) {
 export function timeline(page, root = PANEL) {
   return page.look(
     (root) =>
-      [...document.querySelectorAll(`${root} [data-testid="step"]`)].map((row) => ({
-        kind: row.dataset.kind,
-        title: row.querySelector(".title").innerText,
-        text: row.querySelector(".text")?.innerText ?? null,
-        at: row.querySelector(".at").innerText,
-        took: row.querySelector(".took").innerText,
-      })),
+      [...document.querySelectorAll(`${root} [data-testid="step"]`)].map((row) => {
+        // An element that is not shown has an innerText all the same.
+        const read = (selector) => [...row.querySelectorAll(selector)].find((element) => element.checkVisibility())?.innerText ?? null;
+        return { kind: row.dataset.kind, title: read(".title"), text: read(".text"), at: read(".at") ?? "", took: read(".took") ?? "" };
+      }),
     root,
   );
 }

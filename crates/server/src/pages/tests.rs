@@ -184,7 +184,8 @@ fn the_turn_page_tells_what_happened() {
     ] {
         assert!(html.contains(told), "{told}");
     }
-    assert_eq!(html.matches("data-testid=\"step\"").count(), 5);
+    // The turn it takes over from, its message, the window, the agent at work, its step, the reply.
+    assert_eq!(html.matches("data-testid=\"step\"").count(), 6);
 }
 
 #[test]
