@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainspring_core::command::Idempotency;
 use mainspring_core::id::fingerprint;
-use mainspring_core::row::{EventRow, RunState};
+use mainspring_core::row::{EventRow, JournalRow, PayloadRef, RunState};
 use mainspring_core::workflow::WorkflowDef;
-use mainspring_core::{Command, MessageId, Refusal, Reply, RunId, TenantId};
+use mainspring_core::{Command, MessageId, Refusal, Reply, RunId, TaskId, TenantId};
 use mainspring_engine::{Engine, EngineError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -104,21 +104,30 @@ impl Client {
         self.tenant
     }
 
-    /// Has a command decided, waiting and trying again while the engine is busy. For workers, which must not drop what
-    /// they have done; requests from outside are better answered "busy".
+    /// Has a command decided, trying again while the engine is busy or can't read what it needs to decide. For workers,
+    /// which must not drop what they have done; requests from outside are better answered at once.
     ///
     /// # Errors
-    /// Any [`EngineError`] but `Busy`.
+    /// Any [`EngineError`] but `Busy` and `Unreadable`.
     pub async fn submit_patiently(&self, command: Command) -> Result<Reply, EngineError> {
-        loop {
-            match self.engine.submit(self.tenant, command.clone()).await {
-                Ok((reply, _)) => return Ok(reply),
-                Err(EngineError::Busy { retry_after_ms, .. }) => {
-                    tokio::time::sleep(Duration::from_millis(retry_after_ms)).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        patiently(|| async { Ok(self.engine.submit(self.tenant, command.clone()).await?.0) }).await
+    }
+
+    /// A payload, trying again while it can't be read. For workers: giving up would leave a task with nobody at work.
+    ///
+    /// # Errors
+    /// Any [`EngineError`] but `Busy` and `Unreadable`.
+    pub(crate) async fn payload(&self, payload: PayloadRef) -> Result<Bytes, EngineError> {
+        patiently(|| self.engine.payload(self.tenant, payload)).await
+    }
+
+    /// A task's journal, trying again while it can't be read.
+    ///
+    /// # Errors
+    /// Any [`EngineError`] but `Busy` and `Unreadable`.
+    pub(crate) async fn journal(&self, task: TaskId) -> Result<Vec<(u32, JournalRow)>, EngineError> {
+        let tenant = self.tenant;
+        patiently(|| self.engine.read(tenant, move |reader| reader.journal(tenant, task))).await
     }
 
     /// Registers a workflow definition. Durable when it returns.
@@ -241,6 +250,27 @@ impl Client {
     pub async fn cancel(&self, run: RunId, reason: &str) -> Result<(), ClientError> {
         self.engine.submit(self.tenant, Command::CancelRun { run, reason: reason.to_owned() }).await?;
         Ok(())
+    }
+}
+
+/// Tries again what the engine can't do at the moment.
+async fn patiently<T, F: Future<Output = Result<T, EngineError>>>(
+    mut act: impl FnMut() -> F,
+) -> Result<T, EngineError> {
+    const WAIT_MS_MAX: u64 = 1_000;
+    let mut wait_ms = 20;
+    loop {
+        match act().await {
+            Err(EngineError::Busy { retry_after_ms, .. }) => {
+                tokio::time::sleep(Duration::from_millis(retry_after_ms)).await;
+            }
+            Err(error @ EngineError::Unreadable { .. }) => {
+                tracing::warn!(%error, wait_ms, "trying again");
+                tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                wait_ms = (wait_ms * 2).min(WAIT_MS_MAX);
+            }
+            other => return other,
+        }
     }
 }
 

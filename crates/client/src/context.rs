@@ -202,8 +202,7 @@ impl Context {
                 let mut messages = Vec::with_capacity(received.len());
                 for one in received {
                     self.journal.message_received(one.seq);
-                    let client = &self.journal.client;
-                    let payload = client.engine().payload(client.tenant(), one.payload).await;
+                    let payload = self.journal.client.payload(one.payload).await;
                     let payload = payload.map_err(|error| self.journal.refused(error))?;
                     messages.push(Message { id: one.id, payload, accepted_at: one.accepted_at });
                 }
@@ -387,8 +386,7 @@ impl Call {
 async fn value<T: DeserializeOwned>(journal: &Journal, what: &str, completion: Completion) -> Result<T, Failure> {
     match completion {
         Completion::Value(reference) => {
-            let client = &journal.client;
-            let bytes = client.engine().payload(client.tenant(), reference).await;
+            let bytes = journal.client.payload(reference).await;
             from_json(what, &bytes.map_err(|error| journal.refused(error))?)
         }
         other => unreachable!("{what} completes with a value, not {other:?}"),

@@ -196,6 +196,7 @@ impl Journal {
             }
             EngineError::Refused(stale @ Refusal::StaleClaim { .. }) => Failure::GivenUp(stale.to_string()),
             EngineError::Refused(refusal) => return Failure::Final(refusal.to_string()),
+            EngineError::Missing { .. } => return Failure::Retryable(error.to_string()),
             EngineError::Busy { .. }
             | EngineError::Stopped { .. }
             | EngineError::ShuttingDown

@@ -12,6 +12,7 @@ use mainspring_core::command::Claim;
 use mainspring_core::row::JournalRow;
 use mainspring_core::workflow::WorkflowDef;
 use mainspring_core::{Command, Effect, Reply, RunId, TaskId, WorkerId};
+use mainspring_engine::EngineError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -330,9 +331,9 @@ impl Job {
 
     async fn outcome(&self, say: &tokio::sync::mpsc::UnboundedSender<Said>) -> Outcome {
         let input = match self.input {
-            Some(input) => match self.client.engine().payload(self.client.tenant(), input).await {
+            Some(input) => match self.client.payload(input).await {
                 Ok(input) => input,
-                Err(error) => return Outcome::Ended(Err(Failure::GivenUp(error.to_string()))),
+                Err(error) => return Outcome::Ended(Err(unread(error))),
             },
             None => Bytes::from_static(b"null"),
         };
@@ -359,9 +360,8 @@ impl Job {
         if self.journal_len == 0 {
             return Ok(Vec::new());
         }
-        let (tenant, task) = (self.client.tenant(), self.claim.task);
-        let rows = self.client.engine().read(tenant, move |reader| reader.journal(tenant, task)).await;
-        let rows = rows.map_err(|error| Failure::GivenUp(error.to_string()))?;
+        let task = self.claim.task;
+        let rows = self.client.journal(task).await.map_err(unread)?;
         // Entries beyond what the dispatch promised belong to a later hand-over, which makes this one stale.
         let whole = rows.iter().take(self.journal_len as usize).enumerate().all(|(nth, (at, _))| *at == nth as u32);
         if !whole || rows.len() < self.journal_len as usize {
@@ -408,6 +408,19 @@ fn end_of(claim: Claim, failure: Failure) -> Option<Command> {
         Failure::Supersede(reason) => Some(Command::Supersede { claim, reason }),
         Failure::Mismatch { .. } => Some(Command::Park { claim, error }),
         Failure::GivenUp(_) => None,
+    }
+}
+
+/// What a task needs could not be read. While that may pass it is tried again, so here either the process is ending,
+/// which gives the attempt up, or what is needed is not there, which fails it.
+fn unread(error: EngineError) -> Failure {
+    match error {
+        EngineError::Missing { .. } => Failure::Retryable(error.to_string()),
+        EngineError::Refused(_)
+        | EngineError::Busy { .. }
+        | EngineError::Stopped { .. }
+        | EngineError::ShuttingDown
+        | EngineError::Unreadable { .. } => Failure::GivenUp(error.to_string()),
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Limits {
     pub workers_max: usize,
     /// Tokens per tenant.
     pub tokens_max: usize,
-    /// Times in a row a task may lose its worker without progress before it fails, so that a task which kills its
+    /// Times in a row a task may lose its worker without progress before it is parked, so that a task which kills its
     /// worker cannot do so for ever.
     pub losses_max: u32,
     /// Milliseconds a reconnecting worker is given after a restart before its running attempts are given up.

@@ -113,7 +113,8 @@ pub enum RunState {
     Cancelled,
     /// Ended without consuming its messages: its successor has them all.
     Superseded,
-    /// Not ended, but nothing moves it except a person: its journal does not fit its code.
+    /// Not ended, but nothing moves it except a person: its journal does not fit its code, or worker after worker went
+    /// away while it had it.
     Parked,
 }
 
@@ -223,12 +224,12 @@ pub enum TaskState {
         /// Since when.
         since: Ms,
     },
-    /// A failed attempt waits to be tried again.
+    /// A failed or lost attempt waits to be tried again.
     Backoff {
         /// Until when.
         until: Ms,
     },
-    /// Its journal does not fit its code.
+    /// Waits for a person.
     Parked,
     /// Ended well.
     Completed,

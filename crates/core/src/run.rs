@@ -276,6 +276,10 @@ impl Step<'_> {
             .collect();
         self.dirty_runs.insert(id);
         for task in parked {
+            if let Some(row) = self.t.task_mut(task) {
+                // A person looked: whatever took its workers away is taken to be mended.
+                row.losses = 0;
+            }
             self.queue_attempt(task);
         }
         Ok(Reply::Done)

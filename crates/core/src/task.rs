@@ -22,6 +22,18 @@ use crate::workflow::TaskDef;
 /// A task's place in the queue of its action: highest priority first, then by time of queueing.
 pub(crate) type Spot = (Reverse<u8>, Ms, TaskId);
 
+/// Milliseconds a task waits after losing so many workers in a row: none for the first three, as workers come and go,
+/// then 100 ms, doubling up to half a minute.
+fn wait_after_losses(losses: u32) -> Ms {
+    const FREE: u32 = 3;
+    const FIRST_MS: Ms = 100;
+    const MAX_MS: Ms = 30_000;
+    match losses.checked_sub(FREE + 1) {
+        None => 0,
+        Some(doublings) => FIRST_MS.checked_shl(doublings).map_or(MAX_MS, |wait| wait.min(MAX_MS)),
+    }
+}
+
 impl Step<'_> {
     fn task_def(&self, id: TaskId) -> Option<&TaskDef> {
         self.t.runs.get(&id.run)?.def.tasks.get(usize::from(id.index))
@@ -247,18 +259,23 @@ impl Step<'_> {
             return Ok(Reply::Done);
         }
         let error = self.kept_text(error);
-        self.leave_state(claim.task);
-        if let Some(run) = self.t.runs.get_mut(&claim.task.run) {
+        self.park_task(claim.task, error);
+        Ok(Reply::Done)
+    }
+
+    /// Puts a task and its run aside until a person resumes or cancels it.
+    fn park_task(&mut self, id: TaskId, error: String) {
+        self.leave_state(id);
+        if let Some(run) = self.t.runs.get_mut(&id.run) {
             run.row.state = RunState::Parked;
             run.row.error = Some(error.clone());
-            let task = &mut run.tasks[usize::from(claim.task.index)];
+            let task = &mut run.tasks[usize::from(id.index)];
             task.state = TaskState::Parked;
             task.error = Some(error.clone());
         }
-        self.dirty_task(claim.task);
-        self.dirty_runs.insert(claim.task.run);
-        self.publish_lifecycle(claim.task.run, "parked", Some(&error));
-        Ok(Reply::Done)
+        self.dirty_task(id);
+        self.dirty_runs.insert(id.run);
+        self.publish_lifecycle(id.run, "parked", Some(&error));
     }
 
     fn attempt_failed(&mut self, id: TaskId, error: String, retry: bool) {
@@ -272,15 +289,19 @@ impl Step<'_> {
             return;
         }
         self.leave_state(id);
-        let wait = rule.backoff_after(failures);
-        let until = self.now.saturating_add(wait);
         if let Some(task) = self.t.task_mut(id) {
             task.error = Some(error);
         }
+        self.try_again_after(id, rule.backoff_after(failures));
+    }
+
+    /// Queues the next attempt, now or after a wait.
+    fn try_again_after(&mut self, id: TaskId, wait: Ms) {
         if wait == 0 {
             self.queue_attempt(id);
             return;
         }
+        let until = self.now.saturating_add(wait);
         if let Some(task) = self.t.task_mut(id) {
             task.state = TaskState::Backoff { until };
         }
@@ -288,21 +309,22 @@ impl Step<'_> {
         self.dirty_task(id);
     }
 
-    /// The worker is gone. That is not the task's fault, so it costs no retry; but a task that makes no progress
-    /// while worker after worker goes away is taken to be the cause.
+    /// The worker is gone. That is not the task's fault, so it costs no retry and is never the end of it; but a task that
+    /// makes no progress while worker after worker goes away may be the cause, so it comes back later each time, and in
+    /// the end waits for a person.
     pub(crate) fn lose(&mut self, id: TaskId, why: &str) {
         let losses_max = self.limits.losses_max;
         let Some(task) = self.t.task_mut(id) else { return };
         task.losses += 1;
         task.error = Some(why.to_owned());
-        if task.losses > losses_max {
-            let error = format!("{why}; given up after losing {losses_max} workers in a row without progress");
-            self.end_task(id, TaskState::Failed, None, Some(error));
-            self.task_ended(id);
+        let losses = task.losses;
+        if losses > losses_max {
+            let error = format!("{why}; put aside after losing {losses} workers in a row without progress");
+            self.park_task(id, error);
             return;
         }
         self.leave_state(id);
-        self.queue_attempt(id);
+        self.try_again_after(id, wait_after_losses(losses));
     }
 
     pub(crate) fn suspend(&mut self, claim: Claim, waiting: &[u32]) -> Result<Reply, Refusal> {

@@ -245,13 +245,13 @@ impl Engine {
     /// A payload, from memory if it is recent.
     ///
     /// # Errors
-    /// [`EngineError::Unreadable`] if the store can't be read, or does not hold it.
+    /// [`EngineError::Unreadable`] if the store can't be read, [`EngineError::Missing`] if it does not hold it.
     pub async fn payload(&self, tenant: TenantId, payload: PayloadRef) -> Result<Bytes, EngineError> {
         if let Some(recent) = self.hub().payload(tenant, payload.id) {
             return Ok(recent);
         }
         let found = self.read(tenant, move |reader| reader.payload(tenant, payload.id)).await?;
-        let missing = || EngineError::Unreadable { cause: format!("payload {} is not in the store", payload.id) };
+        let missing = || EngineError::Missing { what: format!("payload {}", payload.id) };
         found.map(Bytes::from).ok_or_else(missing)
     }
 

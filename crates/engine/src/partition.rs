@@ -40,7 +40,13 @@ pub enum EngineError {
     /// The engine is being shut down.
     #[error("the engine is shutting down; retry against the restarted one")]
     ShuttingDown,
-    /// A fact could not be read.
+    /// Something that was stored is not there.
+    #[error("{what} is not in the store: restore it from a backup")]
+    Missing {
+        /// What.
+        what: String,
+    },
+    /// A fact could not be read at the moment.
     #[error("a stored fact could not be read: {cause}")]
     Unreadable {
         /// What failed.

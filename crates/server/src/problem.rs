@@ -148,10 +148,16 @@ impl From<EngineError> for Problem {
                 problem
             }
             EngineError::Unreadable { .. } => Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
+                unavailable,
                 "store_unreadable",
                 text,
-                "look at the server's log; if it persists, restore the store from a backup",
+                "try again; if it persists, look at the server's log and mend the store",
+            ),
+            EngineError::Missing { .. } => Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "store_incomplete",
+                text,
+                "restore the store from a backup",
             ),
         }
     }

@@ -28,7 +28,6 @@ pub const AGENTS: [(&str, bool, OnMessage); 4] = [
 /// Registers and offers everything for every tenant, until the process ends.
 pub async fn offer(host: Host, process: Arc<Process>) {
     let outside = Arc::new(SimOutside::new(host.clone(), process.clone()));
-    let mut ended = process.ended.subscribe();
     let mut workers = Vec::new();
     for tenant in host.tenants() {
         tokio::spawn(listen(host.clone(), process.clone(), tenant));
@@ -39,7 +38,7 @@ pub async fn offer(host: Host, process: Arc<Process>) {
         }
     }
     // A worker works for as long as it is held.
-    let _ = ended.wait_for(|ended| *ended).await;
+    process.ended.wait().await;
 }
 
 async fn offer_one(
@@ -109,7 +108,8 @@ impl Own {
         let run = ctx.run_id().0;
         ctx.run(&label, || async {
             let mut chance: Chance = self.host.sim().fork();
-            if !self.process.has_ended() {
+            // A process that was put aside may repeat a step until it finds out; whoever took over must not.
+            if !self.process.has_ended() && self.host.current().is_some_and(|up| up.number == self.process.number) {
                 self.host.sim().trace(format_args!("step {label:?} of {run:x} in process {}", self.process.number));
                 self.host.sim().lock().books.step_begins(run, &label);
             }

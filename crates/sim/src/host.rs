@@ -11,12 +11,12 @@ use mainspring_engine::{Engine, EngineOptions, Retention, Store, World};
 use mainspring_store::backend::OpenTables;
 use mainspring_store::log::{Log, LogError, LogOptions, Position, Prepare};
 use mainspring_store::{PartitionLog, StoreError, TablesError};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::chance::Chance;
 use crate::disk::{Crash, SimDisk};
 use crate::functions;
-use crate::pump::{self, Process};
+use crate::pump::{self, Ended, Process};
 use crate::sim::Sim;
 use crate::tables::SimTables;
 use crate::witness::Witness;
@@ -184,8 +184,7 @@ impl Host {
                 return Err(error.to_string());
             }
         };
-        let (ended, _) = watch::channel(false);
-        let process = Arc::new(Process { number, code, engine, ended });
+        let process = Arc::new(Process { number, code, engine, ended: Ended::default() });
         for (partition, one) in driven.into_iter().enumerate() {
             tokio::spawn(pump::run(self.clone(), process.clone(), partition, one));
         }
@@ -210,7 +209,7 @@ impl Host {
             state.aside.retain(|aside| aside.number != process.number);
         }
         for one in ending {
-            if one.ended.send_replace(true) {
+            if one.ended.set() {
                 continue;
             }
             self.0.sim.trace(format_args!("process {} ends: {how:?}", one.number));

@@ -63,6 +63,7 @@ pub async fn call(host: &Host, chance: &mut Chance, tenant: TenantId, command: C
             EngineError::Busy { .. }
             | EngineError::Stopped { .. }
             | EngineError::ShuttingDown
+            | EngineError::Missing { .. }
             | EngineError::Unreadable { .. },
         ))
         | Err(_) => Answered::Unknown,

@@ -53,7 +53,13 @@ fn main() -> anyhow::Result<()> {
 /// Runs one seed and shows how it broke.
 fn one(seed: u64, show: bool, lines: usize) -> u64 {
     let outcome = simulate(seed, true);
-    let again = simulate(seed, false);
+    let again = simulate(seed, true);
+    if let Some(at) = outcome.lines.iter().zip(&again.lines).position(|(one, other)| one != other) {
+        println!("the second time it went another way at line {at}:");
+        outcome.lines[at.saturating_sub(lines)..at].iter().for_each(|line| println!("{line}"));
+        println!("first:  {}\nsecond: {}", outcome.lines[at], again.lines[at]);
+        return 1;
+    }
     let from = if show { 0 } else { outcome.lines.len().saturating_sub(lines) };
     if show || outcome.violation.is_some() {
         outcome.lines[from..].iter().for_each(|line| println!("{line}"));

@@ -2,10 +2,11 @@
 //! possible at each.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mainspring_engine::{DecidedBatch, Driven, DurableBatch, Engine, Written};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::chance::Chance;
@@ -21,8 +22,37 @@ pub struct Process {
     pub code: u64,
     /// Its engine.
     pub engine: Engine,
-    /// Becomes true when it ends.
-    pub ended: watch::Sender<bool>,
+    /// Whether it has ended.
+    pub ended: Ended,
+}
+
+/// Whether something has ended. Not a watch channel, because that wakes those who wait in random order.
+#[derive(Debug, Default)]
+pub struct Ended {
+    flag: AtomicBool,
+    told: Notify,
+}
+
+impl Ended {
+    /// Ends it. Answers whether it had ended before.
+    pub fn set(&self) -> bool {
+        let before = self.flag.swap(true, Ordering::Relaxed);
+        self.told.notify_waiters();
+        before
+    }
+
+    /// Whether it has ended.
+    pub fn is_set(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it ends.
+    pub async fn wait(&self) {
+        let told = self.told.notified();
+        if !self.is_set() {
+            told.await;
+        }
+    }
 }
 
 impl std::fmt::Debug for Process {
@@ -34,7 +64,7 @@ impl std::fmt::Debug for Process {
 impl Process {
     /// Whether it has ended: nothing it still does reaches anybody.
     pub fn has_ended(&self) -> bool {
-        *self.ended.borrow()
+        self.ended.is_set()
     }
 }
 
@@ -55,7 +85,6 @@ enum Writing {
 pub async fn run(host: Host, process: Arc<Process>, partition: usize, mut driven: Driven) {
     let sim = host.sim().clone();
     let mut chance = sim.fork();
-    let mut ended = process.ended.subscribe();
     let mut writing = Writing::Nothing;
     let (mut load_at, mut apply_at): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
@@ -142,7 +171,7 @@ pub async fn run(host: Host, process: Arc<Process>, partition: usize, mut driven
         let wake = [written_at, load_at, apply_at].into_iter().flatten().fold(latest, Instant::min);
         tokio::select! {
             biased;
-            _ = ended.changed() => {}
+            () = process.ended.wait() => {}
             () = process.engine.submitted(partition).notified() => {}
             () = tokio::time::sleep_until(wake) => {}
         }

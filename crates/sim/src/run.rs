@@ -227,20 +227,24 @@ async fn explain(host: &Host, finished: bool) {
     host.sim().violated(text);
 }
 
-/// Parked runs wait for a person: this one resumes them, and cancels what parks again.
+/// Parked runs wait for a person: this one resumes them. Only of those whose code has changed it gives some up.
 async fn cancel_parked(host: Host) {
     let mut chance = host.sim().fork();
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let parked: Vec<(u128, u128)> = {
+        let parked: Vec<(u128, u128, bool)> = {
             let shared = host.sim().lock();
             let parked = shared.books.tasks.open().filter(|run| run.state == "parked");
-            parked.map(|run| (run.tenant, run.id)).collect()
+            parked.map(|run| (run.tenant, run.id, run.workflow == "drift")).collect()
         };
-        for (tenant, run) in parked {
+        for (tenant, run, drifted) in parked {
             let (tenant, run) = (TenantId(tenant), RunId(run));
-            let command = if chance.permille(500) {
-                host.sim().sometimes("a parked run was resumed");
+            let command = if !drifted || chance.permille(500) {
+                host.sim().sometimes(if drifted {
+                    "a run whose code had changed was resumed"
+                } else {
+                    "a run that had lost worker after worker was resumed"
+                });
                 Command::ResumeRun { run }
             } else {
                 Command::CancelRun { run, reason: "simulated: not worth it".to_owned() }
