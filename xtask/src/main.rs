@@ -6,6 +6,7 @@ mod browser;
 mod chaos_kill;
 mod http;
 mod server;
+mod sim;
 mod smoke;
 mod suite;
 mod tidy;
@@ -36,6 +37,8 @@ enum Verb {
     Browser,
     /// Kills the server under load, again and again, and checks that nothing was lost or repeated
     ChaosKill(chaos_kill::Args),
+    /// Simulates whole deployments from seeds, and looks for broken promises
+    Sim(sim::Args),
     /// Measures the engine, the HTTP front door, or a server that does nothing
     Bench(bench::Args),
 }
@@ -48,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Smoke => smoke::run(&workspace),
         Verb::Browser => browser::run(&workspace),
         Verb::ChaosKill(args) => chaos_kill::run(&workspace, &args),
+        Verb::Sim(args) => sim::run(&workspace, &args),
         Verb::Bench(args) => bench::run(&workspace, &args),
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// Which crate of the workspace may depend on which. Arrows point down only.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("mainspring-core", &[]),
     ("mainspring-store", &["mainspring-core"]),
     ("mainspring-engine", &["mainspring-core", "mainspring-store"]),
@@ -26,6 +26,10 @@ const ALLOWED: [(&str, &[&str]); 10] = [
             "mainspring-server",
             "orders-agent",
         ],
+    ),
+    (
+        "mainspring-sim",
+        &["mainspring-core", "mainspring-store", "mainspring-engine", "mainspring-client", "mainspring-flows"],
     ),
     ("mainspring-bench", &["mainspring-core", "mainspring-store", "mainspring-engine"]),
     ("xtask", &[]),

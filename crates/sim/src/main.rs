@@ -7,7 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use mainspring_sim::run::{Outcome, simulate};
+use mainspring_sim::books::marks;
+use mainspring_sim::run::{Outcome, needed_faults, simulate};
+
+/// Seeds that once broke a promise.
+const SAVED: &str = include_str!("../seeds.txt");
 
 #[derive(Debug, Parser)]
 #[command(about = "Simulates whole deployments, one from each seed, and looks for broken promises")]
@@ -33,6 +37,9 @@ struct Args {
     /// Lines of trace to show before a broken promise.
     #[arg(long, default_value_t = 60)]
     lines: usize,
+    /// Run each seed once only, and no saved ones: quicker, for a bug that is known to be there.
+    #[arg(long)]
+    once: bool,
     /// Go on after a broken promise, and count them.
     #[arg(long)]
     keep_going: bool,
@@ -42,12 +49,26 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let broken = match args.seed {
         Some(seed) => one(seed, args.trace, args.lines),
-        None => many(&args),
+        None if args.once => many(&args),
+        None => saved(args.lines) + many(&args),
     };
     if broken > 0 {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// Runs the seeds that are kept.
+fn saved(lines: usize) -> u64 {
+    let seeds = SAVED.lines().filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    let mut broken = 0;
+    for seed in seeds {
+        let (outcome, again) = (simulate(seed, false), simulate(seed, false));
+        if verdict(seed, &outcome, &again).is_some() {
+            broken += one(seed, false, lines);
+        }
+    }
+    broken
 }
 
 /// Runs one seed and shows how it broke.
@@ -77,6 +98,7 @@ fn one(seed: u64, show: bool, lines: usize) -> u64 {
         },
         |what| {
             println!("seed {seed} breaks a promise after {} steps: {what}", outcome.steps);
+            println!("  needed for it: {}", needed_faults(seed).join(", "));
             1
         },
     )
@@ -98,6 +120,7 @@ fn verdict(seed: u64, outcome: &Outcome, again: &Outcome) -> Option<String> {
 
 #[derive(Default)]
 struct Tally {
+    seeds: u64,
     marks: BTreeMap<&'static str, u64>,
     simulated_ms: u64,
     steps: u64,
@@ -126,8 +149,9 @@ fn many(args: &Args) -> u64 {
                     }
                     let seed = from + nth;
                     let outcome = simulate(seed, false);
-                    let again = simulate(seed, false);
+                    let again = if args.once { outcome.clone() } else { simulate(seed, false) };
                     let mut tally = tally.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    tally.seeds += 1;
                     tally.simulated_ms += outcome.simulated_ms;
                     tally.steps += outcome.steps;
                     tally.messages += outcome.counts.0 as u64;
@@ -149,14 +173,14 @@ fn many(args: &Args) -> u64 {
         }
     });
     let tally = tally.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let seeds = tally.marks.get("a seed was run").copied().unwrap_or(0).max(next.load(Ordering::Relaxed).min(count));
-    summarise(&tally, from, seeds, begun.elapsed());
+    summarise(&tally, from, begun.elapsed());
     tally.broken.len() as u64
 }
 
-fn summarise(tally: &Tally, from: u64, seeds: u64, took: Duration) {
+fn summarise(tally: &Tally, from: u64, took: Duration) {
+    let seeds = tally.seeds;
     println!(
-        "{seeds} seeds from {from}, each run twice, in {:.1} s: {:.0} seeds/s; {:.1} simulated hours, {} messages, {} runs, {} steps",
+        "{seeds} seeds from {from}, in {:.1} s: {:.0} seeds/s; {:.1} simulated hours, {} messages, {} runs, {} steps",
         took.as_secs_f64(),
         seeds as f64 / took.as_secs_f64(),
         tally.simulated_ms as f64 / 3.6e6,
@@ -164,9 +188,12 @@ fn summarise(tally: &Tally, from: u64, seeds: u64, took: Duration) {
         tally.runs,
         tally.steps
     );
-    println!("sometimes:");
+    println!("seeds in which ...");
     for (mark, seeds) in &tally.marks {
         println!("  {seeds:>7}  {mark}");
+    }
+    for mark in marks::ALL.iter().filter(|mark| !tally.marks.contains_key(*mark)) {
+        println!("    never  {mark}");
     }
     if tally.broken.is_empty() {
         println!("no promise was broken");

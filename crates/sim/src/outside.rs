@@ -77,6 +77,9 @@ impl Outside for SimOutside {
                     let hopeless = chance.permille(200);
                     return Err(if hopeless { AgentError::Final(error) } else { AgentError::Retryable(error) });
                 }
+                if let Ok(turn) = request.turn_id.parse::<RunId>() {
+                    self.host.sim().lock().books.agent_answered(turn.0);
+                }
                 Ok(answer_to(&request.session, &request.turn_id))
             };
             let timeout = Duration::from_millis(request.timeout_ms);

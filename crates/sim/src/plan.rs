@@ -78,6 +78,9 @@ pub struct Plan {
     pub code_changes: bool,
 }
 
+/// Takes one kind of fault out of a plan.
+pub type LeaveOut = fn(&mut Plan);
+
 impl Plan {
     /// Draws a plan.
     pub fn draw(chance: &mut Chance) -> Plan {
@@ -135,6 +138,30 @@ impl Plan {
             code_changes,
         }
     }
+
+    /// The faults of a plan by name, each with how to leave it out.
+    pub const FAULTS: [(&str, LeaveOut); 20] = [
+        ("lost requests", |plan| plan.request_lost = 0),
+        ("lost answers", |plan| plan.answer_lost = 0),
+        ("repeated requests", |plan| plan.request_repeated = 0),
+        ("a slow network", |plan| plan.net_ms = 2),
+        ("a slow disk", |plan| plan.disk_ms = 1),
+        ("tables that lag", |plan| plan.apply_ms = 5),
+        ("crashes", |plan| plan.crash_every_ms = 0),
+        ("crashes in the middle of a step", |plan| plan.crash_at_step = 0),
+        ("crashes in the middle of a write", |plan| plan.crash_in_write = false),
+        ("power cuts", |plan| plan.power_lost = 0),
+        ("take-overs", |plan| plan.takeover_every_ms = 0),
+        ("clock jumps", |plan| plan.clock_jump_every_ms = 0),
+        ("appends of unknown outcome", |plan| plan.append_unknown = 0),
+        ("commits of the tables that go wrong", |plan| plan.table_faults = 0),
+        ("tables that are away", |plan| plan.tables_away_every_ms = 0),
+        ("a full or failing disk", |plan| plan.disk_trouble_every_ms = 0),
+        ("workers cut off", |plan| plan.disconnect_every_ms = 0),
+        ("attempts that fail or die", |plan| (plan.attempt_fails, plan.attempt_dies) = (0, 0)),
+        ("late and lying reports", |plan| (plan.attempt_late, plan.lies) = (0, 0)),
+        ("agents and channels that fail", |plan| plan.outside_fails = 0),
+    ];
 
     /// The same deployment with no fault left.
     pub fn calm(&self) -> Plan {

@@ -65,10 +65,29 @@ fn has_panicked() -> bool {
 }
 
 /// Runs one seed. The same seed gives the same outcome.
+pub fn simulate(seed: u64, keep_lines: bool) -> Outcome {
+    simulate_without(seed, keep_lines, &[])
+}
+
+/// Leaves one fault after another out of a seed that breaks a promise, as long as it still breaks one, and names those
+/// that are needed.
+pub fn needed_faults(seed: u64) -> Vec<&'static str> {
+    let mut left_out = Vec::new();
+    for nth in 0..Plan::FAULTS.len() {
+        left_out.push(nth);
+        if simulate_without(seed, false, &left_out).violation.is_none() {
+            left_out.pop();
+        }
+    }
+    let needed = (0..Plan::FAULTS.len()).filter(|nth| !left_out.contains(nth));
+    needed.map(|nth| Plan::FAULTS[nth].0).collect()
+}
+
+/// Runs one seed without some of its faults, given by their place in [`Plan::FAULTS`].
 ///
 /// # Panics
 /// If the system gives no runtime.
-pub fn simulate(seed: u64, keep_lines: bool) -> Outcome {
+pub fn simulate_without(seed: u64, keep_lines: bool, left_out: &[usize]) -> Outcome {
     note_panics();
     PANIC.set(None);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -78,7 +97,10 @@ pub fn simulate(seed: u64, keep_lines: bool) -> Outcome {
         .expect("the system gives a runtime");
     let outcome = runtime.block_on(async {
         let mut chance = Chance::new(seed);
-        let plan = Plan::draw(&mut chance);
+        let mut plan = Plan::draw(&mut chance);
+        for nth in left_out {
+            Plan::FAULTS[*nth].1(&mut plan);
+        }
         let sim = Sim::new(plan, chance.fork(), keep_lines);
         let host = Host::new(&sim);
         drive(&host).await;

@@ -40,12 +40,15 @@ struct State {
     rows: BTreeMap<Key, Vec<u8>>,
     position: u64,
     /// Commits since the last checkpoint, each with what it replaced and where the tables stood before.
-    since_checkpoint: Vec<(u64, Vec<(Key, Option<Vec<u8>>)>)>,
+    since_checkpoint: Vec<Commit>,
     earlier: Vec<Arc<Batch>>,
     away: bool,
     faults: TableFaults,
     repeats: u64,
 }
+
+/// Where the tables stood before it, and the rows it replaced.
+type Commit = (u64, Vec<(Key, Option<Vec<u8>>)>);
 
 impl SimTables {
     /// Empty tables.

@@ -79,7 +79,7 @@ impl Worker {
         if !hands.is_empty() {
             sim.sometimes("a worker came back with work in hand");
         }
-        if !matches!(process.engine.submit(self.tenant, announce).await, Ok(_)) {
+        if process.engine.submit(self.tenant, announce).await.is_err() {
             return;
         }
         let every = Duration::from_millis(self.lease_ms.unwrap_or(2_000) / 3);

@@ -19,6 +19,8 @@ pub(crate) struct Messages {
     sent: BTreeMap<Session, Vec<String>>,
     /// What the agent was last asked in a turn.
     asked: BTreeMap<u128, Vec<String>>,
+    /// Turns whose agent has answered.
+    answered: BTreeSet<u128>,
     /// Replies that reached their channel: session, text.
     replies: BTreeMap<String, (String, String)>,
     /// Turns in the order in which their replies first arrived.
@@ -57,6 +59,7 @@ impl Messages {
         self.known.insert(id, message);
     }
 
+    /// Answers whether it was known before.
     pub(super) fn accepted(
         &mut self,
         tenant: u128,
@@ -64,14 +67,14 @@ impl Messages {
         text: &str,
         told: (u128, u128),
         payloads: &Payloads,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let place = (tenant, session.to_owned());
         let known = self.told.get(&(place.clone(), text.to_owned())).copied();
         if let Some(known) = known {
             if known != told {
                 return Err(format!("{text:?} was answered with {known:x?} and with {told:x?}"));
             }
-            return Ok(());
+            return Ok(true);
         }
         let Some(message) = self.known.get(&told.0) else {
             return Err(format!("{text:?} was answered with message {:x}, which is not durable", told.0));
@@ -81,7 +84,15 @@ impl Messages {
         }
         self.told.insert((place.clone(), text.to_owned()), told);
         self.sent.entry(place).or_default().push(text.to_owned());
-        Ok(())
+        Ok(false)
+    }
+
+    pub(super) fn answered(&mut self, turn: u128) {
+        self.answered.insert(turn);
+    }
+
+    pub(super) fn was_answered(&self, turn: u128) -> bool {
+        self.answered.contains(&turn)
     }
 
     pub(super) fn asked(&mut self, turn: u128, texts: Vec<String>) {

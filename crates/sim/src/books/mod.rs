@@ -5,6 +5,7 @@
 
 pub mod facts;
 mod keys;
+pub mod marks;
 mod messages;
 mod requests;
 mod tasks;
@@ -51,6 +52,7 @@ impl Books {
 
     /// Notes that an interesting state was reached.
     pub fn sometimes(&mut self, what: &'static str) {
+        debug_assert!(marks::ALL.contains(&what), "{what:?} is not in the list of marks");
         self.marks.insert(what);
     }
 
@@ -70,12 +72,21 @@ impl Books {
                 self.latest.insert(partition, (now, latest_event));
             }
             Fact::Run(run) => {
+                if run.state == "superseded" && self.messages.was_answered(run.id) {
+                    self.sometimes("a turn was superseded after its agent had answered");
+                }
                 self.keys.enter(&run, &mut self.violations);
                 self.tasks.enter_run(run, &mut self.violations, &mut self.marks);
             }
             Fact::Task(task) => self.tasks.enter_task(task, &mut self.violations, &mut self.marks),
             Fact::Entry(entry) => self.tasks.enter_entry(entry, &mut self.violations, &mut self.marks),
-            Fact::Message(message) => self.messages.enter(message, &mut self.violations, &mut self.marks),
+            Fact::Message(message) => {
+                let task = message.run.and_then(|run| self.tasks.task((run, 0)));
+                if message.state == "received" && task.is_some_and(|task| task.state == "suspended") {
+                    self.sometimes("a message woke a function that had left memory");
+                }
+                self.messages.enter(message, &mut self.violations, &mut self.marks);
+            }
             Fact::Event(event) => {
                 if event.seq <= latest_event {
                     self.violated(format!("event {} was recorded after event {latest_event}", event.seq));
@@ -118,8 +129,10 @@ impl Books {
 
     /// A sender was told that its message is accepted.
     pub fn message_accepted(&mut self, tenant: u128, session: &str, text: &str, told: (u128, u128)) {
-        if let Err(wrong) = self.messages.accepted(tenant, session, text, told, &self.payloads) {
-            self.violated(wrong);
+        match self.messages.accepted(tenant, session, text, told, &self.payloads) {
+            Ok(true) => self.sometimes("a message sent again was answered as the first time"),
+            Ok(false) => {}
+            Err(wrong) => self.violated(wrong),
         }
     }
 
@@ -148,6 +161,11 @@ impl Books {
     /// An agent was asked to answer messages in a turn.
     pub fn agent_asked(&mut self, turn: u128, texts: Vec<String>) {
         self.messages.asked(turn, texts);
+    }
+
+    /// An agent answered in a turn.
+    pub fn agent_answered(&mut self, turn: u128) {
+        self.messages.answered(turn);
     }
 
     /// A reply reached its channel.

@@ -1,0 +1,39 @@
+//! `sim`: builds the simulator and runs seeds; with `--mutations`, plants bugs in a copy of the workspace and looks
+//! whether the simulator finds each of them.
+
+mod mutations;
+
+use anyhow::bail;
+
+use crate::workspace::Workspace;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Plant each bug of the list and look in how many seeds it is found.
+    #[arg(long)]
+    mutations: bool,
+    /// What the simulator itself takes: `cargo xtask sim -- --help` tells.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    if args.mutations {
+        return mutations::run(workspace, &args.rest);
+    }
+    let mut command = workspace.cargo(&[
+        "run",
+        "--profile",
+        "sim",
+        "--quiet",
+        "--package",
+        "mainspring-sim",
+        "--bin",
+        "mainspring-sim",
+    ]);
+    let ended = command.arg("--").args(&args.rest).status()?;
+    if !ended.success() {
+        bail!("the simulator ended with {ended}");
+    }
+    Ok(())
+}
