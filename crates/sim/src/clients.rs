@@ -16,12 +16,13 @@ use crate::chance::Chance;
 use crate::functions::AGENTS;
 use crate::host::Host;
 use crate::link::{Answered, call};
+use crate::scripts;
 
 /// Longest wait before something is asked again that was not answered.
 const ASK_AGAIN_MS: u64 = 400;
 
 /// Actions that workers outside the process offer.
-pub const ACTIONS: [&str; 8] = ["job", "single", "newest", "heard", "a", "b", "c", "d"];
+pub const ACTIONS: [&str; 9] = ["job", "single", "newest", "heard", "a", "b", "c", "d", scripts::ACTION];
 
 /// The workflows whose tasks workers outside the process carry out. A later `version` differs in what does not matter.
 pub fn definitions(version: u64) -> Vec<WorkflowDef> {
@@ -47,7 +48,11 @@ pub fn definitions(version: u64) -> Vec<WorkflowDef> {
     };
     let tasks = vec![task("a", &[]), task("b", &[0]), task("c", &[0]), task("d", &[1, 2])];
     let dag = WorkflowDef { tasks, ..WorkflowDef::single("dag", false) };
-    vec![keyed("job", 2, KeyStrategy::Queue), single, keyed("newest", 1, KeyStrategy::CancelNewest), heard, dag]
+    let mut scripted = WorkflowDef::single(scripts::ACTION, true);
+    scripted.tasks[0].retry = retry;
+    scripted.tasks[0].execution_timeout_ms = Some(6_000);
+    let job = keyed("job", 2, KeyStrategy::Queue);
+    vec![job, single, keyed("newest", 1, KeyStrategy::CancelNewest), heard, dag, scripted]
 }
 
 /// Asks until it is answered. `None` if it was refused.
@@ -124,7 +129,8 @@ pub async fn start(host: Host, tenant: TenantId) {
     let mut chance = host.sim().fork();
     for nth in 0..host.sim().plan().starts {
         host.sim().pause(&mut chance, host.sim().plan().pause_ms).await;
-        let workflow = *chance.pick(&["job", "job", "single", "newest", "dag", "saga", "saga", "drift"]);
+        let workflow =
+            *chance.pick(&["job", "job", "single", "newest", "dag", "saga", "saga", "drift", "scripted", "scripted"]);
         let text = format!("{}run {nth}.", marker(tenant.0));
         let input = Bytes::from(json!({ "text": text, "variant": chance.below(64) }).to_string());
         let keyed = matches!(workflow, "job" | "single" | "newest");

@@ -20,6 +20,7 @@ pub mod outside;
 pub mod plan;
 pub mod pump;
 pub mod run;
+pub mod scripts;
 pub mod sim;
 pub mod tables;
 pub mod witness;

@@ -168,30 +168,17 @@ async fn come_to_rest(host: &Host, clients: Vec<JoinHandle<()>>) {
         tables.set_faults(TableFaults::default());
     }
     let operator = tokio::spawn(cancel_parked(host.clone()));
-    let until = sim.now() + REST_MS_MAX;
-    while !over(sim) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let finished = clients.iter().all(JoinHandle::is_finished);
-        let open = sim.lock().books.tasks.open().count();
-        if finished && open == 0 && is_applied(host) {
-            break;
-        }
-        if sim.now() > until {
-            explain(host, finished).await;
-            return;
-        }
-    }
-    operator.abort();
-    if over(sim) {
-        return;
-    }
-    // What is done stays done, and nothing is left to do, also for the next process.
+    rest(host, &clients).await;
+    // What is done stays done also for the next process. What a client asked for and did not wait to hear about may
+    // only be done now.
     if let Some(process) = host.current() {
         host.crash(&process, Crash::PowerLost);
     }
     let process = host.up().await;
-    while !is_applied(host) && !over(sim) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    rest(host, &clients).await;
+    operator.abort();
+    if over(sim) {
+        return;
     }
     let mut shared = sim.lock();
     let shared = &mut *shared;
@@ -201,6 +188,23 @@ async fn come_to_rest(host: &Host, clients: Vec<JoinHandle<()>>) {
     }
     if process.engine.health() != Health::Accepting {
         shared.books.violated(format!("at rest the engine is {:?}", process.engine.health()));
+    }
+}
+
+/// Waits until nothing is left to do.
+async fn rest(host: &Host, clients: &[JoinHandle<()>]) {
+    let sim = host.sim();
+    let until = sim.now() + REST_MS_MAX;
+    while !over(sim) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let finished = clients.iter().all(JoinHandle::is_finished);
+        let open = sim.lock().books.tasks.open().count();
+        if finished && open == 0 && is_applied(host) {
+            return;
+        }
+        if sim.now() > until {
+            return explain(host, finished).await;
+        }
     }
 }
 

@@ -1,15 +1,17 @@
-//! Workers outside the process: quick and slow, dying with work in hand, reporting long after they were given up,
+//! Workers outside the process, which carry out tasks and, by `scripts`, durable functions: quick and slow, dying with work in hand, reporting long after they were given up,
 //! reporting under claims that are not theirs, losing their connection and coming back.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use mainspring_client::{TaskId, TenantId, WorkerId};
 use mainspring_core::command::{Claim, Held};
-use mainspring_core::{Command, Effect, Refusal};
+use mainspring_core::journal::Completion;
+use mainspring_core::{Command, Effect, Refusal, Reply};
 use serde_json::json;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::books::marker;
@@ -17,18 +19,22 @@ use crate::chance::Chance;
 use crate::clients::ACTIONS;
 use crate::host::Host;
 use crate::link::{Answered, call};
+use crate::scripts;
 
 /// A worker's process.
 #[derive(Clone)]
-struct Worker {
-    host: Host,
-    tenant: TenantId,
+pub struct Worker {
+    pub(crate) host: Host,
+    pub(crate) tenant: TenantId,
     id: WorkerId,
     slots: u32,
     lease_ms: Option<u64>,
-    /// What it works at, as it knows itself.
-    hands: Arc<Mutex<BTreeMap<TaskId, u32>>>,
+    /// What it works at, as it knows itself: the hand-over, and where completions of journal entries go.
+    hands: Arc<Mutex<BTreeMap<TaskId, (u32, Option<Heard>)>>>,
 }
+
+/// Where a function hears that one of its entries is complete: position, and what came of it.
+pub type Heard = mpsc::UnboundedSender<(u32, Completion)>;
 
 /// Runs a worker for as long as the simulation lasts.
 pub async fn run(host: Host, tenant: TenantId, nth: u64) {
@@ -52,7 +58,7 @@ pub async fn run(host: Host, tenant: TenantId, nth: u64) {
 }
 
 impl Worker {
-    fn hands(&self) -> std::sync::MutexGuard<'_, BTreeMap<TaskId, u32>> {
+    fn hands(&self) -> MutexGuard<'_, BTreeMap<TaskId, (u32, Option<Heard>)>> {
         self.hands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -66,7 +72,7 @@ impl Worker {
             self.hands().clear();
         }
         let hands = self.hands().clone();
-        let holds = hands.iter().map(|(task, invocation)| Held { task: *task, invocation: *invocation });
+        let holds = hands.iter().map(|(task, (invocation, _))| Held { task: *task, invocation: *invocation });
         let announce = Command::RegisterWorker {
             worker: self.id,
             name: "outside".to_owned(),
@@ -137,24 +143,38 @@ impl Worker {
 
     fn handle(&self, effect: Effect, chance: &mut Chance) {
         match effect {
-            Effect::Dispatch { task, attempt, invocation, tenant, .. } => {
+            Effect::Dispatch { task, action, attempt, invocation, tenant, .. } => {
                 if tenant != self.tenant {
                     self.host.sim().violated(format!("task {task} of tenant {tenant} was given to {}", self.tenant));
                 }
                 let claim = Claim { worker: self.id, task, attempt, invocation };
                 self.host.sim().trace(format_args!("worker {} gets {task} attempt {attempt}.{invocation}", self.id));
-                let before = self.hands().insert(task, invocation);
-                if before.is_some_and(|before| before >= invocation) {
-                    self.host.sim().violated(format!("task {task} was given out as {invocation} after {before:?}"));
+                let durable = action == scripts::ACTION;
+                let (heard, hears) = mpsc::unbounded_channel();
+                let before = self.hands().insert(task, (invocation, durable.then_some(heard)));
+                if let Some((before, _)) = before
+                    && before >= invocation
+                {
+                    self.host.sim().violated(format!("task {task} was given out as {invocation} after {before}"));
                 }
-                tokio::spawn(self.clone().carry_out(claim, chance.fork()));
+                if durable {
+                    tokio::spawn(scripts::perform(self.clone(), claim, hears, chance.fork()));
+                } else {
+                    tokio::spawn(self.clone().carry_out(claim, chance.fork()));
+                }
+            }
+            Effect::EntryDone { task, invocation, position, completion, .. } => {
+                if let Some((of, Some(heard))) = self.hands().get(&task)
+                    && *of == invocation
+                {
+                    let _ = heard.send((position, completion));
+                }
             }
             Effect::CancelAttempt { task, .. } => {
                 self.host.sim().sometimes("a worker was told to stop");
                 self.hands().remove(&task);
             }
-            Effect::EntryDone { .. }
-            | Effect::MessageWaits { .. }
+            Effect::MessageWaits { .. }
             | Effect::Event { .. }
             | Effect::RunEnded { .. }
             | Effect::TokenRevoked { .. } => {}
@@ -174,47 +194,61 @@ impl Worker {
         if chance.permille(plan.attempt_late) {
             sim.pause(&mut chance, 5_000).await;
         }
+        if chance.permille(plan.attempt_fails) {
+            self.report_failure(claim, &mut chance).await;
+        } else {
+            self.report_output(claim, &mut chance).await;
+        }
+    }
+
+    /// Reports that an attempt failed.
+    pub(crate) async fn report_failure(&self, claim: Claim, chance: &mut Chance) {
+        let retry = chance.permille(800);
+        let failed = Command::Fail { claim, error: "simulated: it failed".to_owned(), retry };
+        self.insist(claim, chance, failed).await;
+        self.let_go(claim);
+    }
+
+    /// Reports that an attempt is complete, after a lie or two.
+    pub(crate) async fn report_output(&self, claim: Claim, chance: &mut Chance) {
+        let sim = self.host.sim();
         let token = chance.word();
         let output = Bytes::from(json!({ "text": format!("{}output {token:x}.", marker(self.tenant.0)) }).to_string());
-        if chance.permille(plan.lies) {
-            self.lie(claim, &output, &mut chance).await;
+        if chance.permille(sim.plan().lies) {
+            self.lie(claim, &output, chance).await;
         }
-        let fails = chance.permille(plan.attempt_fails);
-        let command = if fails {
-            let retry = chance.permille(800);
-            Command::Fail { claim, error: "simulated: it failed".to_owned(), retry }
-        } else {
-            Command::Complete { claim, output: output.clone() }
-        };
+        let complete = Command::Complete { claim, output: output.clone() };
+        if self.insist(claim, chance, complete).await.is_some() {
+            sim.trace(format_args!("the completion of {} {}.{} is taken", claim.task, claim.attempt, claim.invocation));
+            let claim = (claim.task.run.0, claim.task.index, claim.attempt, claim.invocation);
+            sim.lock().books.completion_taken(claim, &output);
+        }
+        self.let_go(claim);
+    }
+
+    /// Says something under a claim until it is answered. `None` if the claim does not count any more.
+    pub(crate) async fn insist(&self, claim: Claim, chance: &mut Chance, command: Command) -> Option<Reply> {
+        let sim = self.host.sim();
         loop {
-            match call(&self.host, &mut chance, self.tenant, command.clone()).await {
-                Answered::Yes(_) if fails => break,
-                Answered::Yes(_) => {
-                    sim.trace(format_args!(
-                        "the completion of {} {}.{} is taken",
-                        claim.task, claim.attempt, claim.invocation
-                    ));
-                    let claim = (claim.task.run.0, claim.task.index, claim.attempt, claim.invocation);
-                    sim.lock().books.completion_taken(claim, &output);
-                    break;
-                }
+            match call(&self.host, chance, self.tenant, command.clone()).await {
+                Answered::Yes(reply) => return Some(reply),
                 Answered::No(refusal) => {
                     if !matches!(refusal, Refusal::StaleClaim { .. }) {
                         sim.violated(format!("a report on {} was refused with {}", claim.task, refusal.code()));
                     }
                     sim.sometimes("a late report was refused");
-                    break;
+                    return None;
                 }
-                Answered::Unknown => {
-                    if sim.has_failed() {
-                        return;
-                    }
-                    sim.pause(&mut chance, 200).await;
-                }
+                Answered::Unknown if sim.has_failed() => return None,
+                Answered::Unknown => sim.pause(chance, 200).await,
             }
         }
+    }
+
+    /// It has nothing more to do with an attempt.
+    pub(crate) fn let_go(&self, claim: Claim) {
         let mut hands = self.hands();
-        if hands.get(&claim.task) == Some(&claim.invocation) {
+        if hands.get(&claim.task).is_some_and(|(invocation, _)| *invocation == claim.invocation) {
             hands.remove(&claim.task);
         }
     }

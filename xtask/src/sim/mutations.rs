@@ -85,8 +85,8 @@ const MUTATIONS: [Mutation; 20] = [
     Mutation {
         name: "reuse an id",
         file: "crates/core/src/id.rs",
-        right: "        self.minted += 1;\n",
-        wrong: "        self.minted = if BUG { 1 } else { self.minted + 1 };\n",
+        right: "        Ids { now, nth, seed, minted: 0 }",
+        wrong: "        if BUG { Ids { now, nth: 0, seed: 0, minted: 0 } } else { Ids { now, nth, seed, minted: 0 } }",
     },
     Mutation {
         name: "forget a wake-up",

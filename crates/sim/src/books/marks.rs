@@ -2,7 +2,7 @@
 //! strikes proves nothing.
 
 /// All of them.
-pub const ALL: [&str; 48] = [
+pub const ALL: [&str; 50] = [
     "a batch in doubt turned out not to be there",
     "a batch in doubt turned out to be there",
     "a batch that nobody was told about survived its crash",
@@ -11,6 +11,7 @@ pub const ALL: [&str; 48] = [
     "a crash fell between log and tables",
     "a former owner was refused",
     "a function left memory",
+    "a function outside left memory",
     "a late report was refused",
     "a lie was refused",
     "a message sent again was answered as the first time",
@@ -41,6 +42,7 @@ pub const ALL: [&str; 48] = [
     "a worker was told to stop",
     "an answer was lost",
     "an attempt waited to be tried again",
+    "an entry out of order was refused",
     "an event woke a wait",
     "an old request came to the tables again",
     "log segments were removed",

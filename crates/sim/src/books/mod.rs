@@ -20,6 +20,8 @@ pub struct Books {
     violations: Vec<String>,
     marks: BTreeSet<&'static str>,
     payloads: BTreeMap<u128, (u128, Vec<u8>)>,
+    /// What functions were told of their journal entries.
+    told: BTreeMap<(u128, u16, u32), u64>,
     pub(crate) keys: keys::Keys,
     pub(crate) messages: messages::Messages,
     pub(crate) requests: requests::Requests,
@@ -147,6 +149,13 @@ impl Books {
     pub fn completion_taken(&mut self, claim: (u128, u16, u32, u32), said: &[u8]) {
         if let Err(wrong) = self.tasks.completion_taken(claim, said, &self.payloads) {
             self.violated(wrong);
+        }
+    }
+
+    /// A function was told what came of a journal entry.
+    pub fn entry_told(&mut self, entry: (u128, u16, u32), digest: u64) {
+        if *self.told.entry(entry).or_insert(digest) != digest {
+            self.violated(format!("entry {:x}.{}.{} was told in two ways", entry.0, entry.1, entry.2));
         }
     }
 
