@@ -21,12 +21,15 @@ const LINES_SHOWN: usize = 120;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only what needs neither the release build nor a browser.
+    /// Only what needs neither an optimised build nor a browser.
     #[arg(long)]
     quick: bool,
     /// Leave the pages untested.
     #[arg(long)]
     no_browser: bool,
+    /// Minutes for which fresh seeds are simulated, after the saved ones.
+    #[arg(long, default_value_t = 2.0)]
+    sim_minutes: f64,
     /// Rounds of each chaos-kill.
     #[arg(long, default_value_t = 20)]
     chaos_rounds: u32,
@@ -81,6 +84,8 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
     if args.quick {
         return Ok(steps);
     }
+    let minutes = args.sim_minutes.to_string();
+    steps.push(own("simulator", &["sim", "--", "--minutes", &minutes])?);
     let rounds = args.chaos_rounds.to_string();
     let chaos = |policy| ["chaos-kill", "--rounds", rounds.as_str(), "--on-message", policy];
     steps.push(cargo("release build", &["build", "--release", "--package", "mainspring-cli"]));
@@ -142,7 +147,7 @@ fn summarise(outcomes: &[Outcome], took: Duration, args: &Args) -> anyhow::Resul
         println!("{:<24} {:>8}  {}", name, seconds(*took), failure.as_deref().map_or("ok", |_| "FAILED"));
     }
     if args.quick {
-        println!("left out by --quick: release build, smoke, browser, chaos-kill");
+        println!("left out by --quick: simulator, release build, smoke, browser, chaos-kill");
     } else if args.no_browser {
         println!("left out by --no-browser: browser");
     }

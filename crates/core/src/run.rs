@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt::Write;
 
 use bytes::Bytes;
 
@@ -353,7 +354,8 @@ impl Step<'_> {
                 .iter()
                 .zip(&run.def.tasks)
                 .find_map(|(task, def)| {
-                    self.explain_task(task, &def.action, &def.name).map(|(reason, since)| (Some(reason), Some(since)))
+                    self.explain_task(run, task, &def.action, &def.name)
+                        .map(|(reason, since)| (Some(reason), Some(since)))
                 })
                 .unwrap_or((None, None)),
             RunState::Completed | RunState::Failed | RunState::Cancelled | RunState::Superseded => (None, None),
@@ -361,7 +363,7 @@ impl Step<'_> {
         Ok(Reply::Waiting { reason, since })
     }
 
-    fn explain_task(&self, task: &TaskRow, action: &str, name: &str) -> Option<(String, Ms)> {
+    fn explain_task(&self, run: &Run, task: &TaskRow, action: &str, name: &str) -> Option<(String, Ms)> {
         match &task.state {
             TaskState::Queued { since } => {
                 let offering = self.t.workers.values().filter(|worker| worker.connected && worker.offers(action));
@@ -378,6 +380,15 @@ impl Step<'_> {
                 let error = task.error.as_deref().unwrap_or("unknown error");
                 let wait = until.saturating_sub(self.now);
                 Some((format!("task {name:?} is tried again in {wait} ms after: {error}"), self.now))
+            }
+            TaskState::Running { worker, since, .. } if task.pending.is_empty() => {
+                let by = self.t.workers.get(worker).map_or_else(|| format!("{worker}"), |known| known.name.clone());
+                let mut reason = format!("task {name:?} is with worker {by:?} (attempt {})", task.attempt);
+                if let Some(child) = run.children.first() {
+                    // Writing into a string cannot fail.
+                    let _ = write!(reason, "; its child run {child} has not ended");
+                }
+                Some((reason, *since))
             }
             TaskState::Running { .. } | TaskState::Suspended { .. } => {
                 let (position, pending) = task.pending.iter().next()?;

@@ -13,7 +13,6 @@ use crate::timer::TimerKey;
 /// What is known of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
-    #[expect(dead_code, reason = "shown by debug output; listings of workers come with the workers' page")]
     pub(crate) name: String,
     pub(crate) actions: BTreeSet<String>,
     pub(crate) slots: u32,

@@ -30,8 +30,10 @@ pub struct Worker {
     slots: u32,
     lease_ms: Option<u64>,
     /// What it works at, as it knows itself: the hand-over, and where completions of journal entries go.
-    hands: Arc<Mutex<BTreeMap<TaskId, (u32, Option<Heard>)>>>,
+    hands: Arc<Mutex<Hands>>,
 }
+
+type Hands = BTreeMap<TaskId, (u32, Option<Heard>)>;
 
 /// Where a function hears that one of its entries is complete: position, and what came of it.
 pub type Heard = mpsc::UnboundedSender<(u32, Completion)>;
@@ -58,7 +60,7 @@ pub async fn run(host: Host, tenant: TenantId, nth: u64) {
 }
 
 impl Worker {
-    fn hands(&self) -> MutexGuard<'_, BTreeMap<TaskId, (u32, Option<Heard>)>> {
+    fn hands(&self) -> MutexGuard<'_, Hands> {
         self.hands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
