@@ -12,6 +12,8 @@ use mainspring_core::workflow::WorkflowDef;
 use mainspring_core::{Command, Reply, Table, TenantId};
 use mainspring_engine::{Engine, EngineError, EngineOptions};
 
+use tokio::sync::Semaphore;
+
 use crate::worker::Worker;
 
 pub(crate) const TENANT: TenantId = TenantId(1);
@@ -79,6 +81,8 @@ impl Work {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) callers: usize,
+    /// Asks per second that all callers share. `None`: each asks again as soon as it is answered.
+    pub(crate) rate: Option<u64>,
     pub(crate) work: Work,
     pub(crate) counted: Duration,
     pub(crate) threads: usize,
@@ -130,8 +134,12 @@ impl Load {
         engine.submit(TENANT, Command::PutWorkflow { def: self.work.definition() }).await?;
         let signals = Arc::new(Signals::default());
         let worker = Worker::start(engine, WORKFLOW, signals.clone()).await?;
-        let callers: Vec<_> =
-            (0..self.callers).map(|caller| tokio::spawn(self.call(caller, engine.clone(), signals.clone()))).collect();
+        let turns = Arc::new(Semaphore::new(0));
+        if let Some(rate) = self.rate {
+            tokio::spawn(pace(rate, turns.clone()));
+        }
+        let call = |caller| tokio::spawn(self.call(caller, engine.clone(), signals.clone(), turns.clone()));
+        let callers: Vec<_> = (0..self.callers).map(call).collect();
 
         tokio::time::sleep(WARM_UP).await;
         let (batches, bytes) = counters(engine);
@@ -179,11 +187,20 @@ impl Load {
         })
     }
 
-    async fn call(self, caller: usize, engine: Engine, signals: Arc<Signals>) -> anyhow::Result<Latencies> {
+    async fn call(
+        self,
+        caller: usize,
+        engine: Engine,
+        signals: Arc<Signals>,
+        turns: Arc<Semaphore>,
+    ) -> anyhow::Result<Latencies> {
         let mut latencies = Latencies::with_room(4_096);
         let mut nth = 0;
         while !signals.stop.load(Ordering::Relaxed) {
             let command = self.work.command(caller, nth);
+            if self.rate.is_some() {
+                turns.acquire().await?.forget();
+            }
             let asked = Instant::now();
             match engine.submit(TENANT, command).await {
                 Ok(_) => {
@@ -202,6 +219,18 @@ impl Load {
             }
         }
         Ok(latencies)
+    }
+}
+
+/// Lets so many asks per second begin. What all callers are too busy to begin adds up, and shows as a rate not reached.
+async fn pace(rate: u64, turns: Arc<Semaphore>) {
+    let begun = Instant::now();
+    let mut given = 0;
+    loop {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let due = (begun.elapsed().as_secs_f64() * rate as f64) as u64;
+        turns.add_permits((due - given) as usize);
+        given = due;
     }
 }
 

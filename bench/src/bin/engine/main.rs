@@ -25,6 +25,9 @@ struct Args {
     /// How many callers ask at once; one line of results for each.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 256, 1024])]
     callers: Vec<usize>,
+    /// Asks per second that all callers share [default: each asks again as soon as it is answered].
+    #[arg(long)]
+    rate: Option<u64>,
     /// Seconds counted per measurement.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
@@ -50,6 +53,9 @@ fn main() -> anyhow::Result<()> {
     println!("machine: {machine}");
     let work = if args.sends { Work::Sends { sessions: args.sessions.max(1) } } else { Work::Runs };
     println!("one transition = one command durable before its answer: {}", work.meaning());
+    if let Some(rate) = args.rate {
+        println!("callers share {rate} asks per second; each of them has a completion beside it");
+    }
     println!("medians of {} x {} s; times from submit to durable answer\n", args.rounds, args.seconds);
     println!(
         "{:>7} {:>13} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8} {:>10} {:>8} {:>7} {:>9}",
@@ -68,7 +74,13 @@ fn main() -> anyhow::Result<()> {
         "checked"
     );
     for &callers in &args.callers {
-        let load = Load { callers, work, counted: Duration::from_secs_f64(args.seconds), threads: args.threads.max(1) };
+        let load = Load {
+            callers,
+            rate: args.rate,
+            work,
+            counted: Duration::from_secs_f64(args.seconds),
+            threads: args.threads.max(1),
+        };
         let rounds = (0..args.rounds.max(1)).map(|_| load.measure(&place)).collect::<anyhow::Result<Vec<_>>>()?;
         let of = |figure: fn(&Measured) -> f64| median(rounds.iter().map(figure));
         let rate = of(|m| m.transitions_per_second);
