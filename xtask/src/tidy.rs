@@ -8,13 +8,14 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// Which crate of the workspace may depend on which. Arrows point down only.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("mainspring-core", &[]),
     ("mainspring-store", &["mainspring-core"]),
     ("mainspring-engine", &["mainspring-core", "mainspring-store"]),
     ("mainspring-client", &["mainspring-core", "mainspring-engine"]),
     ("mainspring-flows", &["mainspring-client"]),
     ("mainspring-server", &["mainspring-core", "mainspring-engine", "mainspring-client", "mainspring-flows"]),
+    ("mainspring-hatchet", &["mainspring-core", "mainspring-engine"]),
     ("orders-agent", &["mainspring-client", "mainspring-flows"]),
     (
         "mainspring-cli",
