@@ -177,13 +177,13 @@ impl Client {
     /// # Errors
     /// [`ClientError::NotCompleted`] if it ended otherwise.
     pub async fn wait<T: DeserializeOwned>(&self, run: RunId) -> Result<T, ClientError> {
-        let row = self.engine.wait_run(self.tenant, run).await?;
+        let row = patiently(|| self.engine.wait_run(self.tenant, run)).await?;
         if row.state != RunState::Completed {
             let error = row.error.unwrap_or_else(|| "no reason was recorded".to_owned());
             return Err(ClientError::NotCompleted { run, state: row.state.word(), error });
         }
         let bytes = match row.output {
-            Some(output) => self.engine.payload(self.tenant, output).await?,
+            Some(output) => self.payload(output).await?,
             None => Bytes::from_static(b"null"),
         };
         from_json("the run's output", &bytes)
@@ -202,8 +202,9 @@ impl Client {
     ) -> Result<Accepted, ClientError> {
         let payload = to_json("the message", message)?;
         let body = fingerprint([payload.as_ref()]);
-        let idempotency =
-            options.idempotency_key.map(|name| Idempotency { key: format!("message:{workflow}:{key}:{name}"), body });
+        // With the lengths, so that no two of these can be spelt the same.
+        let prefix = format!("message:{}:{}:{workflow}:{key}", workflow.len(), key.len());
+        let idempotency = options.idempotency_key.map(|name| Idempotency { key: format!("{prefix}:{name}"), body });
         let command = Command::SendMessage { workflow: workflow.to_owned(), key: key.to_owned(), payload, idempotency };
         match self.engine.submit(self.tenant, command).await? {
             (Reply::Accepted { message, run, duplicate }, position) => {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use mainspring_core::journal::{ChildEnd, Completion, Request};
 use mainspring_core::row::{OnParentEnd, RunState};
 use mainspring_core::{MessageId, RunId};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -46,7 +46,7 @@ pub enum Received {
 }
 
 /// When a step that failed is tried again. Each failure and each wait is on record, so a crash does not start over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryPolicy {
     /// Tries in all, at least 1.
     pub attempts_max: u32,

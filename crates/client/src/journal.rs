@@ -134,7 +134,19 @@ impl Journal {
             position
         };
         let command = Command::Journal { claim: self.claim, position, request };
-        let reply = self.client.submit_patiently(command).await.map_err(|error| self.refused(error))?;
+        let reply = match self.client.submit_patiently(command).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                if matches!(error, EngineError::Refused(_)) {
+                    // Nothing was recorded: the next request is the next entry, for a function that goes on regardless.
+                    let mut state = self.lock();
+                    if state.next == position + 1 {
+                        state.next = position;
+                    }
+                }
+                return Err(self.refused(error));
+            }
+        };
         self.moved.notify_one();
         match reply {
             Reply::EntryDone(completion) => Ok(Begun::Done(completion)),

@@ -38,4 +38,5 @@ pub use failure::Failure;
 pub use mainspring_core::row::OnParentEnd;
 pub use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, TaskDef, WorkflowDef};
 pub use mainspring_core::{MessageId, RunId, TaskId, TenantId, WorkerId};
+pub use mainspring_engine::EngineError;
 pub use worker::{RunningWorker, TaskContext, Worker};

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use mainspring_core::command::Claim;
 use mainspring_core::row::JournalRow;
 use mainspring_core::workflow::WorkflowDef;
-use mainspring_core::{Command, Effect, Reply, RunId, TaskId, WorkerId};
+use mainspring_core::{Command, Effect, Refusal, Reply, RunId, TaskId, WorkerId};
 use mainspring_engine::EngineError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -158,14 +158,13 @@ impl Worker {
         let host = Host { client: self.client, id, idle: self.idle, handlers: self.handlers, live: BTreeMap::new() };
         let work = tokio::spawn(host.work(inbox, stopped));
         client.submit_patiently(announce).await?;
-        Ok(RunningWorker { id, client, stop: Some(stop), work })
+        Ok(RunningWorker { id, stop: Some(stop), work })
     }
 }
 
-/// A worker at work.
+/// A worker at work. Dropping it stops it as well, without waiting for that.
 pub struct RunningWorker {
     id: WorkerId,
-    client: Client,
     stop: Option<oneshot::Sender<()>>,
     work: JoinHandle<()>,
 }
@@ -182,7 +181,6 @@ impl RunningWorker {
             let _ = stop.send(());
         }
         let _ = (&mut self.work).await;
-        let _ = self.client.submit_patiently(Command::RemoveWorker { worker: self.id }).await;
     }
 }
 
@@ -227,6 +225,8 @@ impl Host {
         for live in self.live.values() {
             live.work.abort();
         }
+        // Also when it was merely dropped: a worker that nobody hears must not be given anything more.
+        let _ = self.client.submit_patiently(Command::RemoveWorker { worker: self.id }).await;
     }
 
     fn hear(&mut self, said: Said) {
@@ -321,12 +321,30 @@ impl Job {
             Outcome::Ended(Err(failure)) => end_of(claim, failure),
             Outcome::Suspended => None,
         };
-        if let Some(command) = command
-            && let Err(error) = self.client.submit_patiently(command).await
-        {
-            tracing::debug!(task = %claim.task, %error, "the end of an attempt was not taken");
+        if let Some(command) = command {
+            self.report(command).await;
         }
         let _ = say.send(Said::Over(claim.task, claim.invocation));
+    }
+
+    /// Reports the end of the attempt. An end that is refused for what it says (an output that is too large, say) is an
+    /// error of the function, and must not leave the task with nobody at work.
+    async fn report(&self, command: Command) {
+        let (task, claim) = (self.claim.task, self.claim);
+        match self.client.submit_patiently(command).await {
+            Ok(_) => {}
+            Err(EngineError::Refused(Refusal::StaleClaim { .. })) => {
+                tracing::debug!(%task, "the attempt was given up before it ended");
+            }
+            Err(EngineError::Refused(refusal)) => {
+                let error = format!("what it ended with was refused: {refusal}");
+                tracing::warn!(%task, %error, "the attempt fails");
+                if let Err(error) = self.client.submit_patiently(Command::Fail { claim, error, retry: false }).await {
+                    tracing::warn!(%task, %error, "the end of an attempt was not taken");
+                }
+            }
+            Err(error) => tracing::debug!(%task, %error, "the end of an attempt was not taken"),
+        }
     }
 
     async fn outcome(&self, say: &tokio::sync::mpsc::UnboundedSender<Said>) -> Outcome {
@@ -341,7 +359,8 @@ impl Job {
             Handler::Task(task) => {
                 let context =
                     TaskContext { run: self.claim.task.run, key: self.key.clone(), attempt: self.claim.attempt };
-                Outcome::Ended(guarded(task(context, input)).await)
+                let task = task.clone();
+                Outcome::Ended(guarded(Box::pin(async move { task(context, input).await })).await)
             }
             Handler::Function(function) => {
                 let replay = match self.read_journal().await {
@@ -351,7 +370,9 @@ impl Job {
                 let journal = Arc::new(Journal::new(self.client.clone(), self.claim, replay, self.messages_waiting));
                 let _ = say.send(Said::Ready(self.claim.task, self.claim.invocation, journal.clone()));
                 let context = Context::new(journal.clone(), self.key.clone());
-                self.drive(guarded(function(context, input)), &journal).await
+                // Called inside, so that also what it does before its first await can't take the job with it.
+                let function = function.clone();
+                self.drive(guarded(Box::pin(async move { function(context, input).await })), &journal).await
             }
         }
     }

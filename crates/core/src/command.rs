@@ -217,6 +217,36 @@ pub enum Command {
     Count,
 }
 
+impl Command {
+    /// Bytes of the payload that comes with it: what it weighs while it waits.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Command::StartRun { input: payload, .. }
+            | Command::SendMessage { payload, .. }
+            | Command::EmitEvent { data: payload, .. }
+            | Command::SignalRun { payload, .. }
+            | Command::Complete { output: payload, .. } => payload.len(),
+            Command::Journal { request, .. } => request.payload_bytes(),
+            Command::PutTenant { .. }
+            | Command::PutWorkflow { .. }
+            | Command::CancelRun { .. }
+            | Command::ResumeRun { .. }
+            | Command::RegisterWorker { .. }
+            | Command::HeartbeatWorker { .. }
+            | Command::RemoveWorker { .. }
+            | Command::Suspend { .. }
+            | Command::Supersede { .. }
+            | Command::Fail { .. }
+            | Command::Park { .. }
+            | Command::PutToken { .. }
+            | Command::RevokeToken { .. }
+            | Command::Explain { .. }
+            | Command::LookAtInbox { .. }
+            | Command::Count => 0,
+        }
+    }
+}
+
 /// A fact that is not resident and that a decision wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {

@@ -84,9 +84,9 @@ impl Step<'_> {
         if satisfied.is_empty() {
             return;
         }
-        let value = self.store_payload(event.data.clone());
         for (task, position) in satisfied {
-            let completion = Completion::Value(value);
+            // Each has its own, because retention removes a run with the payloads in its journal.
+            let completion = Completion::Value(self.store_payload(event.data.clone()));
             self.agenda.push_back(Consequence::CompleteEntry { task, position, completion });
         }
     }

@@ -257,6 +257,24 @@ pub struct Pending {
 }
 
 impl Request {
+    /// Bytes of the payload that comes with it.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Request::Run { result: Ok(payload), .. }
+            | Request::Spawn { input: payload, .. }
+            | Request::Signal { payload, .. }
+            | Request::Emit { data: payload, .. } => payload.len(),
+            Request::Run { result: Err(_), .. }
+            | Request::Sleep { .. }
+            | Request::Receive { .. }
+            | Request::Peek
+            | Request::Close { .. }
+            | Request::WaitEvent { .. }
+            | Request::WaitSignal { .. }
+            | Request::Cancel { .. } => 0,
+        }
+    }
+
     /// Kind, label and fingerprint: what must be the same when the function is re-run.
     pub fn identity(&self) -> (EntryKind, String, u64) {
         let optional = |text: &Option<String>| text.as_deref().unwrap_or("").to_owned();

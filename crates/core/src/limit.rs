@@ -22,7 +22,7 @@ pub struct Limits {
     /// How long a chain of runs may be that start each other by the events of their own start or end within one
     /// decision.
     pub trigger_depth_max: u32,
-    /// Bytes of an event's data, which is kept inline, and of a reason or error as it is kept.
+    /// Bytes of an event's data, which is kept inline.
     pub event_bytes_max: usize,
     /// Bytes of a name: workflow, task, event, signal, label.
     pub name_bytes_max: usize,
@@ -43,6 +43,12 @@ pub struct Limits {
     pub losses_max: u32,
     /// Milliseconds a reconnecting worker is given after a restart before its running attempts are given up.
     pub worker_grace_ms: u64,
+    /// Bytes recorded before a tick fires no more timers.
+    pub tick_bytes_max: usize,
+    /// Bytes of a workflow's definition, as it is stored, and of the names a worker or a token brings along.
+    pub definition_bytes_max: usize,
+    /// Bytes of a reason or error as it is kept. It stays in memory with its run, and with each task it ended.
+    pub reason_bytes_max: usize,
     /// Timers fired by one tick. The rest follow in the next, so that one tick never stalls the partition.
     pub timers_per_tick_max: usize,
 }
@@ -69,6 +75,9 @@ impl Default for Limits {
             tokens_max: 10_000,
             losses_max: 10,
             worker_grace_ms: 10_000,
+            tick_bytes_max: 1024 * 1024,
+            definition_bytes_max: 256 * 1024,
+            reason_bytes_max: 8 * 1024,
             timers_per_tick_max: 1_000,
         }
     }

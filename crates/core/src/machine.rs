@@ -160,10 +160,19 @@ impl Core {
         answer
     }
 
-    /// Fires the timers that are due, up to the limit of one tick. Call again while [`Core::next_due`] is not later than now.
+    /// The latest time decided with.
+    pub fn now(&self) -> Ms {
+        self.meta.now
+    }
+
+    /// Fires the timers that are due, up to the limits of one tick. Call again while [`Core::next_due`] is not later than now.
     pub fn tick(&mut self, moment: Moment, out: &mut Out) {
         self.advance(moment.now);
+        let recorded = out.writes().len();
         for nth in 0..self.limits.timers_per_tick_max {
+            if out.writes().len() - recorded > self.limits.tick_bytes_max {
+                break;
+            }
             let Some((due, tenant, key)) = self.timers.pop_due(self.meta.now) else { break };
             let seed = moment.seed ^ u128::from(mix(nth as u64));
             let Some(mut step) = self.step(Moment { now: moment.now, seed }, tenant, out) else { continue };

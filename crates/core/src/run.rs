@@ -301,38 +301,67 @@ impl Step<'_> {
                 _ => Err(Refusal::NoRun { run: id }),
             };
         };
-        let index = run.def.tasks.iter().position(|task| task.durable);
-        let task = TaskId { run: id, index: index.unwrap_or(0) as u16 };
-        let row = &run.tasks[usize::from(task.index)];
-        if index.is_none() {
-            return Err(Refusal::NotDurable { task });
-        }
-        if row.signals.len() >= self.limits.signals_max {
+        let Some(durable) = run.def.tasks.iter().position(|task| task.durable) else {
+            return Err(Refusal::NotDurable { task: TaskId { run: id, index: 0 } });
+        };
+        let Some(task) = self.takes_signal(id, &name, None) else {
+            return Err(Refusal::NotDurable { task: TaskId { run: id, index: durable as u16 } });
+        };
+        if self.t.task(task).is_some_and(|row| row.signals.len() >= self.limits.signals_max) {
             return Err(Refusal::Full {
                 what: "signals waiting for this run",
                 max: self.limits.signals_max,
                 action: "let the run take some first",
             });
         }
-        let waiting = row.pending.iter().find(|(_, pending)| match &pending.kind {
-            PendingKind::Signal { name: wanted } => *wanted == name,
-            PendingKind::Sleep
-            | PendingKind::Receive { .. }
-            | PendingKind::Event { .. }
-            | PendingKind::Child { .. } => false,
-        });
-        let waiting = waiting.map(|(position, _)| *position);
         let payload = self.store_payload(payload);
-        match waiting {
+        self.give_signal(task, name, payload);
+        Ok(Reply::Done)
+    }
+
+    /// The task of a run that a signal goes to: the one that waits for it, or the first durable one that can still take
+    /// it.
+    fn takes_signal(&self, id: RunId, name: &str, except: Option<TaskId>) -> Option<TaskId> {
+        let run = self.t.runs.get(&id)?;
+        let open = || {
+            let tasks = run.tasks.iter().zip(&run.def.tasks).enumerate();
+            tasks
+                .filter(|(_, (task, def))| def.durable && !task.state.ended())
+                .map(|(index, (task, _))| (TaskId { run: id, index: index as u16 }, task))
+                .filter(move |(task, _)| Some(*task) != except)
+        };
+        let waits = |row: &TaskRow| row.pending.values().any(|pending| waits_for_signal(pending, name));
+        let waiting = open().find(|(_, row)| waits(row));
+        waiting.or_else(|| open().next()).map(|(task, _)| task)
+    }
+
+    /// Completes the wait for a signal, or keeps it until it is asked for.
+    fn give_signal(&mut self, task: TaskId, name: String, payload: PayloadRef) {
+        let Some(row) = self.t.task_mut(task) else { return };
+        let waiting = row.pending.iter().find(|(_, pending)| waits_for_signal(pending, &name));
+        match waiting.map(|(position, _)| *position) {
             Some(position) => self.complete_entry(task, position, Completion::Value(payload)),
             None => {
-                if let Some(row) = self.t.task_mut(task) {
-                    row.signals.push_back((name, payload));
-                }
+                row.signals.push_back((name, payload));
                 self.dirty_task(task);
             }
         }
-        Ok(Reply::Done)
+    }
+
+    /// A task has ended without taking all its signals: another durable task of the run may want them.
+    pub(crate) fn pass_signals_on(&mut self, ended: TaskId) {
+        let Some(row) = self.t.task_mut(ended) else { return };
+        for (name, payload) in core::mem::take(&mut row.signals) {
+            match self.takes_signal(ended.run, &name, Some(ended)) {
+                Some(task) => self.give_signal(task, name, payload),
+                None => {
+                    // Nobody is left who could: they stay with the last one, for whoever looks.
+                    if let Some(row) = self.t.task_mut(ended) {
+                        row.signals.push_back((name, payload));
+                    }
+                }
+            }
+        }
     }
 
     /// Says why a run waits, in a sentence, since when, and who holds what it waits for.
@@ -399,6 +428,15 @@ impl Step<'_> {
             | TaskState::Completed
             | TaskState::Failed
             | TaskState::Cancelled => None,
+        }
+    }
+}
+
+fn waits_for_signal(pending: &Pending, name: &str) -> bool {
+    match &pending.kind {
+        PendingKind::Signal { name: wanted } => wanted == name,
+        PendingKind::Sleep | PendingKind::Receive { .. } | PendingKind::Event { .. } | PendingKind::Child { .. } => {
+            false
         }
     }
 }

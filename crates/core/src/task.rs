@@ -205,6 +205,7 @@ impl Step<'_> {
         }
         task.finished_at = Some(now);
         self.dirty_task(id);
+        self.pass_signals_on(id);
     }
 
     fn tell_to_stop(&mut self, id: TaskId) {

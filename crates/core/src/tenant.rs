@@ -120,6 +120,9 @@ impl Core {
 impl Step<'_> {
     pub(crate) fn put_workflow(&mut self, def: WorkflowDef) -> Result<Reply, Refusal> {
         def.check(self.limits.name_bytes_max)?;
+        let names = def.event_triggers.iter().chain(def.tasks.iter().flat_map(|task| [&task.name, &task.action]));
+        let parents: usize = def.tasks.iter().map(|task| 2 * task.parents.len()).sum();
+        self.check_bulk("the definition", parents + names.map(|name| name.len() + 16).sum::<usize>())?;
         let version = def.version_id();
         let previous = self.t.current.get(&def.name).copied();
         if previous == Some(version) {
@@ -166,6 +169,12 @@ impl Step<'_> {
         Ok(())
     }
 
+    /// Whether a list that comes with a command is of a size that may be kept.
+    pub(crate) fn check_bulk(&self, what: &'static str, found: usize) -> Result<(), Refusal> {
+        let max = self.limits.definition_bytes_max;
+        if found > max { Err(Refusal::TooLarge { what, found, max }) } else { Ok(()) }
+    }
+
     pub(crate) fn check_key(&self, what: &'static str, key: &str) -> Result<(), Refusal> {
         check_name(what, key, self.limits.key_bytes_max)
     }
@@ -174,10 +183,9 @@ impl Step<'_> {
         check_name(what, name, self.limits.name_bytes_max)
     }
 
-    /// A reason or error as it is kept: at most as much of it as an event may carry. It stays in memory with its run,
-    /// and it is cut rather than refused, because refusing would leave an attempt running that has ended.
+    /// A reason or error as it is kept, which is not all of a long one. It is cut rather than refused, because refusing would leave an attempt running that has ended.
     pub(crate) fn kept_text(&self, mut text: String) -> String {
-        text.truncate(text.floor_char_boundary(self.limits.event_bytes_max));
+        text.truncate(text.floor_char_boundary(self.limits.reason_bytes_max));
         text
     }
 

@@ -19,6 +19,7 @@ impl Step<'_> {
         expires_at: Ms,
     ) -> Result<Reply, Refusal> {
         self.check_label("the token's name", &name)?;
+        self.check_bulk("the list of scopes", scopes.iter().map(|scope| scope.len() + 16).sum())?;
         let now = self.now;
         if self.t.tokens.get(&token).is_some_and(|row| row.expires_at > now) {
             return Ok(Reply::Done);

@@ -56,6 +56,7 @@ impl Step<'_> {
         for action in &actions {
             self.check_label("an action's name", action)?;
         }
+        self.check_bulk("the list of actions", actions.iter().map(|action| action.len() + 16).sum())?;
         let before = self.t.workers.remove(&id).unwrap_or_default();
         if let Some(until) = before.lease_until {
             self.timers.unset(until, self.tenant, TimerKey::WorkerLease(id));

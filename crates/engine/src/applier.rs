@@ -47,6 +47,10 @@ impl Applier {
             let idle = if self.sweep.is_some() { SWEEP_STEP } else { IDLE };
             let Some(batches) = partition.unapplied.wait_for_some(APPLY_BYTES_MAX, LINGER, idle) else { break };
             if !self.apply(partition, &batches) {
+                if partition.unapplied.is_closed() {
+                    tracing::warn!("ending with tables that are behind: the next start reads the rest from the log");
+                    return;
+                }
                 std::thread::sleep(TRY_AGAIN);
                 continue;
             }

@@ -6,6 +6,7 @@ use mainspring_core::write::Out;
 use mainspring_core::{Command, Core, Effect, Facts, Moment, Need, PayloadId, Refusal, Reply, TenantId};
 
 use crate::partition::EngineError;
+use crate::world::{PartitionClock, World};
 
 /// What a submitter is told: the reply and the log position from which it holds.
 pub type Answer = Result<(Reply, u64), EngineError>;
@@ -71,6 +72,7 @@ impl DecidedBatch {
 #[derive(Debug)]
 pub struct Decider {
     core: Core,
+    clock: PartitionClock,
     out: Out,
     seed: u128,
     decided: u64,
@@ -80,8 +82,14 @@ pub struct Decider {
 impl Decider {
     /// Starts with a recovered core. `seed` is the only chance there is; the same seed and submissions give the same
     /// decisions.
-    pub fn new(core: Core, seed: u128) -> Self {
-        Decider { core, out: Out::new(), seed, decided: 0, batch: DecidedBatch::default() }
+    pub fn new(core: Core, seed: u128, world: &dyn World) -> Self {
+        let clock = PartitionClock::new(core.now(), world);
+        Decider { core, clock, out: Out::new(), seed, decided: 0, batch: DecidedBatch::default() }
+    }
+
+    /// The time to decide with.
+    pub fn now(&mut self, world: &dyn World) -> u64 {
+        self.clock.now(world)
     }
 
     /// The core being driven.

@@ -44,8 +44,9 @@ impl Driven {
     }
 
     /// Whether there is something to decide.
-    pub fn wants_to_decide(&self) -> bool {
-        self.partition.has_submissions() || self.decider.tick_due(self.partition.world.now_ms())
+    pub fn wants_to_decide(&mut self) -> bool {
+        let now = self.decider.now(&*self.partition.world);
+        self.partition.has_submissions() || self.decider.tick_due(now)
     }
 
     /// Whether something decided waits for the log.
@@ -54,13 +55,14 @@ impl Driven {
     }
 
     /// How long to wait for something to be submitted before looking at the clock again.
-    pub fn wait(&self) -> Duration {
-        self.decider.wait(self.partition.world.now_ms())
+    pub fn wait(&mut self) -> Duration {
+        let now = self.decider.now(&*self.partition.world);
+        self.decider.wait(now)
     }
 
     /// Decides everything submitted so far, and fires what is due.
     pub fn decide(&mut self) {
-        let now = self.partition.world.now_ms();
+        let now = self.decider.now(&*self.partition.world);
         for submission in self.partition.take_submissions() {
             self.decider.decide(now, submission);
         }

@@ -186,9 +186,7 @@ impl Engine {
     /// Like [`Engine::submit`], for callers that are not async. `respond` runs on the engine's thread: it must be quick.
     pub fn submit_with(&self, tenant: TenantId, command: Command, respond: Respond) {
         let partition = self.partition(tenant);
-        let begins =
-            matches!(command, Command::StartRun { .. } | Command::SendMessage { .. } | Command::EmitEvent { .. });
-        if begins && let Some(busy) = partition.too_far_behind() {
+        if let Some(busy) = partition.too_far_behind(&command) {
             respond(Err(busy));
             return;
         }
@@ -296,6 +294,7 @@ impl Engine {
     pub async fn wait_run(&self, tenant: TenantId, run: RunId) -> Result<RunRow, EngineError> {
         /// The notice is a hint; this is how long one that got lost delays the answer.
         const LOOK_AGAIN: Duration = Duration::from_secs(5);
+        let _waits = RunWait { hub: self.hub(), tenant, run };
         loop {
             let ended = self.hub().run_ended(tenant, run);
             match self.read(tenant, move |reader| reader.run(tenant, run)).await? {
@@ -326,6 +325,19 @@ impl Engine {
 
     fn partition(&self, tenant: TenantId) -> &Arc<Partition> {
         &self.inner.partitions[self.partition_number(tenant)]
+    }
+}
+
+/// Takes back what a wait for a run has left with the hub, however the wait ends.
+struct RunWait<'a> {
+    hub: &'a Hub,
+    tenant: TenantId,
+    run: RunId,
+}
+
+impl Drop for RunWait<'_> {
+    fn drop(&mut self) {
+        self.hub.forget_run_wait(self.tenant, self.run);
     }
 }
 
@@ -376,13 +388,13 @@ fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Resul
         return Err(broken.into());
     }
     let core = recovery.finish(options.limits)?;
-    let mut decider = Decider::new(core, seed);
-    let now = world.now_ms();
+    let mut decider = Decider::new(core, seed, &**world);
+    let now = decider.now(&**world);
     decider.resume(now);
 
     let position = log.next().0 - 1;
     let reader = Reader::new(rows, unapplied.clone());
     let partition = Partition::new(world.clone(), hub.clone(), unapplied, reader, position);
-    let (committer, applier) = (Committer::new(log), Applier::new(tables, options.retention, now));
+    let (committer, applier) = (Committer::new(log), Applier::new(tables, options.retention, world.now_ms()));
     Ok(Opened { partition, decider, committer, applier })
 }

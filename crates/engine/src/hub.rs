@@ -103,6 +103,17 @@ impl Hub {
         ended
     }
 
+    /// Nobody here waits for the run's end any more, unless others do.
+    pub fn forget_run_wait(&self, tenant: TenantId, run: RunId) {
+        let mut state = self.lock();
+        if let Some(waits) = state.run_waits.get_mut(&(tenant, run)) {
+            waits.retain(|wait| !wait.is_closed());
+            if waits.is_empty() {
+                state.run_waits.remove(&(tenant, run));
+            }
+        }
+    }
+
     /// Whether a token was revoked.
     pub fn is_revoked(&self, token: TokenId) -> bool {
         self.lock().revoked.contains(&token)

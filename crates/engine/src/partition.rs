@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use mainspring_core::{Facts, Refusal};
+use mainspring_core::{Command, Facts, Refusal};
 use mainspring_store::{Reader, Unapplied};
 
 use crate::decider::{DecidedBatch, Submission};
@@ -13,6 +13,8 @@ use crate::world::World;
 
 /// Submissions waiting to be decided. At 100,000 decisions a second this is half a second of work.
 const INBOX_MAX: usize = 50_000;
+/// Payload bytes in submissions waiting to be decided.
+const INBOX_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Durable bytes the tables may be behind before acceptance slows down.
 const UNAPPLIED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// A submission that was not decided.
@@ -57,6 +59,8 @@ pub enum EngineError {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) inbox: Vec<Submission>,
+    /// Payload bytes in it.
+    pub(crate) inbox_bytes: usize,
     /// The batch handed to the log's thread, if it has not taken it yet.
     pub(crate) handed: Option<DecidedBatch>,
     /// Whether the log's thread is writing one.
@@ -120,11 +124,12 @@ impl Partition {
                 Some((submission, stopped.clone()))
             } else if shared.closing {
                 Some((submission, EngineError::ShuttingDown))
-            } else if shared.inbox.len() >= INBOX_MAX {
+            } else if shared.inbox.len() >= INBOX_MAX || shared.inbox_bytes >= INBOX_BYTES_MAX {
                 let busy = EngineError::Busy { what: "the partition's inbox is full", retry_after_ms: 500 };
                 Some((submission, busy))
             } else {
                 let first = shared.inbox.is_empty();
+                shared.inbox_bytes += submission.command.payload_bytes();
                 shared.inbox.push(submission);
                 drop(shared);
                 if first {
@@ -141,9 +146,14 @@ impl Partition {
     /// Puts a submission back whose fact was loaded. It was accepted before, so no limit applies.
     pub(crate) fn resubmit(&self, submission: Submission) {
         let mut shared = self.lock();
-        if let Some(stopped) = shared.stopped.clone() {
+        let refusal = match &shared.stopped {
+            Some(stopped) => Some(stopped.clone()),
+            // Nobody decides any more.
+            None => shared.decider_ended.then_some(EngineError::ShuttingDown),
+        };
+        if let Some(refusal) = refusal {
             drop(shared);
-            (submission.respond)(Err(stopped));
+            (submission.respond)(Err(refusal));
             return;
         }
         shared.inbox.push(submission);
@@ -163,13 +173,37 @@ impl Partition {
 
     /// Takes everything submitted so far.
     pub(crate) fn take_submissions(&self) -> Vec<Submission> {
-        std::mem::take(&mut self.lock().inbox)
+        let mut shared = self.lock();
+        shared.inbox_bytes = 0;
+        std::mem::take(&mut shared.inbox)
     }
 
-    /// Refuses work that begins something new while the tables are too far behind. Work that ends something goes on, or
-    /// nothing would ever get better.
-    pub(crate) fn too_far_behind(&self) -> Option<EngineError> {
-        (self.unapplied.bytes() > UNAPPLIED_BYTES_MAX)
+    /// Refuses work that begins something new while the tables are too far behind, and much later also work that goes
+    /// on. Work that ends something is never refused, or nothing would ever get better.
+    pub(crate) fn too_far_behind(&self, command: &Command) -> Option<EngineError> {
+        let max = match command {
+            Command::StartRun { .. } | Command::SendMessage { .. } | Command::EmitEvent { .. } => UNAPPLIED_BYTES_MAX,
+            Command::Journal { .. } | Command::SignalRun { .. } | Command::PutWorkflow { .. } => {
+                2 * UNAPPLIED_BYTES_MAX
+            }
+            Command::PutTenant { .. }
+            | Command::CancelRun { .. }
+            | Command::ResumeRun { .. }
+            | Command::RegisterWorker { .. }
+            | Command::HeartbeatWorker { .. }
+            | Command::RemoveWorker { .. }
+            | Command::Suspend { .. }
+            | Command::Complete { .. }
+            | Command::Supersede { .. }
+            | Command::Fail { .. }
+            | Command::Park { .. }
+            | Command::PutToken { .. }
+            | Command::RevokeToken { .. }
+            | Command::Explain { .. }
+            | Command::LookAtInbox { .. }
+            | Command::Count => return None,
+        };
+        (self.unapplied.bytes() > max)
             .then_some(EngineError::Busy { what: "the tables are too far behind the log", retry_after_ms: 1_000 })
     }
 

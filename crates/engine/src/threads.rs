@@ -50,12 +50,35 @@ pub(crate) fn start(
     let mut deciding = vec![spawn("mainspring-load", move || loader::run(&shared, &asked))?];
     let writer = Arc::new(Mutex::new(Writer { committer, wanted }));
     let (shared, shared_writer) = (partition.clone(), writer.clone());
-    deciding.push(spawn("mainspring-log", move || shared.write_batches(&shared_writer))?);
+    deciding.push(spawn("mainspring-log", move || {
+        let _ends = Ends(&shared);
+        shared.write_batches(&shared_writer);
+    })?);
     let shared = partition.clone();
-    deciding.push(spawn("mainspring-core", move || shared.decide_batches(decider, &writer))?);
+    deciding.push(spawn("mainspring-core", move || {
+        let _ends = Ends(&shared);
+        shared.decide_batches(decider, &writer);
+    })?);
     let shared = partition.clone();
     let applying = spawn("mainspring-tables", move || applier.run(&shared))?;
     Ok(Threads { deciding, applying })
+}
+
+/// A thread that panics stops its partition rather than leave it to look well while nobody is at work.
+struct Ends<'a>(&'a Partition);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop("a thread of the engine panicked; the log has everything that was accepted".to_owned());
+            let mut shared = self.0.lock();
+            shared.decider_ended = true;
+            shared.writing = false;
+            drop(shared);
+            self.0.work.notify_all();
+            self.0.handover.notify_all();
+        }
+    }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
@@ -69,7 +92,7 @@ impl Partition {
             {
                 let mut shared = self.lock();
                 loop {
-                    let now = self.world.now_ms();
+                    let now = decider.now(&*self.world);
                     let log_free = shared.handed.is_none() && !shared.writing;
                     let ready = decider.has_work() && log_free;
                     if !shared.inbox.is_empty() || ready || shared.stopped.is_some() || decider.tick_due(now) {
@@ -84,6 +107,7 @@ impl Partition {
                     (shared, _) = self.work.wait_timeout(shared, wait).unwrap_or_else(PoisonError::into_inner);
                 }
                 std::mem::swap(&mut shared.inbox, &mut inbox);
+                shared.inbox_bytes = 0;
                 if let Some(stopped) = shared.stopped.clone() {
                     drop(shared);
                     self.refuse_from_now_on(decider, inbox, &stopped);
@@ -91,7 +115,7 @@ impl Partition {
                 }
             }
 
-            let now = self.world.now_ms();
+            let now = decider.now(&*self.world);
             for submission in inbox.drain(..) {
                 decider.decide(now, submission);
                 if decider.batch_bytes() > BATCH_BYTES_MAX {
@@ -101,6 +125,10 @@ impl Partition {
             }
             if decider.tick_due(now) {
                 decider.tick(now);
+                if decider.batch_bytes() > BATCH_BYTES_MAX {
+                    let batch = decider.take_batch();
+                    self.hand_over(batch);
+                }
             }
             if decider.has_work() {
                 self.pass_on(&mut decider, writer);
@@ -118,6 +146,7 @@ impl Partition {
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
             }
             std::mem::swap(&mut shared.inbox, &mut inbox);
+            shared.inbox_bytes = 0;
             if shared.closing && inbox.is_empty() {
                 shared.decider_ended = true;
                 self.handover.notify_all();

@@ -20,7 +20,7 @@ pub enum OnMessage {
 }
 
 /// How an agent is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AgentKind {
     /// An HTTP endpoint that is sent [`AgentRequest`] and answers JSON or NDJSON.
     Http {
@@ -34,8 +34,8 @@ pub enum AgentKind {
     },
 }
 
-/// How turns with one agent go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How turns with one agent go. A turn keeps what it began with in its journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentSettings {
     /// How the agent is reached.
     pub kind: AgentKind,

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainspring_client::{
-    Context, Failure, Message, OnParentEnd, Received, RetryRule, RunId, SpawnOptions, TenantId, Worker, WorkflowDef,
+    ClientError, Context, EngineError, Failure, Message, OnParentEnd, Received, RetryRule, RunId, SpawnOptions,
+    TenantId, Worker, WorkflowDef,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +24,8 @@ use crate::session::SessionKey;
 
 /// The workflow's name.
 pub const WORKFLOW: &str = "turn";
+/// The step that records the settings a turn goes by.
+pub const SETTINGS_STEP: &str = "settings";
 /// The step that records how the window ended.
 pub const WINDOW_STEP: &str = "window";
 /// The step that has the agent's answer.
@@ -102,7 +105,12 @@ pub(crate) fn offer(worker: Worker, tenant: TenantId, agents: Agents, outside: A
             let session = session.ok_or_else(|| Failure::Final(format!("{key:?} is not a session of this tenant")))?;
             let settings = agents.get(tenant, &session.agent).cloned();
             let gone = || Failure::Final(format!("agent {:?} is not configured any more", session.agent));
-            let settings = settings.ok_or_else(gone)?;
+            // On record, so that a turn goes on as it began when the configuration changes under it.
+            let settings = ctx.run(SETTINGS_STEP, || async { settings.ok_or_else(gone) }).await;
+            let settings: AgentSettings = settings.map_err(|failure| match failure {
+                Failure::Retryable(error) => Failure::Final(error),
+                other => other,
+            })?;
             turn(ctx, &session, &settings, &*outside).await
         }
     })
@@ -245,7 +253,9 @@ async fn work(
                     biased;
                     answer = tokio::time::timeout(settings.timeout, ctx.client().wait(child)) => match answer {
                         Ok(Ok(answer)) => Ok(Worked::Answered(answer)),
-                        Ok(Err(mainspring_client::ClientError::Engine(error))) => Err(Failure::GivenUp(error.to_string())),
+                        Ok(Err(ClientError::Engine(error @ (EngineError::Stopped { .. } | EngineError::ShuttingDown)))) => {
+                            Err(Failure::GivenUp(error.to_string()))
+                        }
                         Ok(Err(error)) => Ok(Worked::Refused(format!("agent workflow {name:?}: {error}"))),
                         Err(_) => Ok(Worked::Refused(format!("agent workflow {name:?} did not answer within {} ms", settings.timeout.as_millis()))),
                     },

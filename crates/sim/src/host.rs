@@ -67,6 +67,10 @@ impl World for Clock {
         (EPOCH_MS + self.sim.now()).saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
     }
 
+    fn elapsed_ms(&self) -> u64 {
+        self.sim.now()
+    }
+
     fn chance(&self) -> Result<u128, String> {
         Ok(self.chance.lock().unwrap_or_else(PoisonError::into_inner).wide())
     }

@@ -55,7 +55,8 @@ impl Store for Embedded {
 
     fn open_tables(&self, partition: u16) -> Result<OpenTables, TablesError> {
         let dir = self.partition_dir(partition);
-        fs::create_dir_all(&dir).map_err(|source| TablesError::Dir { path: dir.clone(), source })?;
+        let made = fs::create_dir_all(&dir).and_then(|()| fs::File::open(&self.dir)?.sync_all());
+        made.map_err(|source| TablesError::Dir { path: dir.clone(), source })?;
         let path = dir.join("tables.sqlite");
         let tables = SqliteTables::open(&path)?;
         Ok((Box::new(tables), Arc::new(SqliteRows::new(path))))

@@ -78,10 +78,23 @@ fn sweep_runs(
     if examined < rows_max {
         sweep.runs_after.clear();
     }
+    let mut removed = 0;
     for (key, body) in &old {
-        remove_run(transaction, key, body)?;
+        if !parent_lives(transaction, key, body)? {
+            remove_run(transaction, key, body)?;
+            removed += 1;
+        }
     }
-    Ok(old.len())
+    Ok(removed)
+}
+
+/// A run whose parent has not ended is kept for as long: the parent may read its output again from its own journal.
+fn parent_lives(transaction: &Transaction<'_>, key: &[u8], body: &[u8]) -> rusqlite::Result<bool> {
+    let parent = row::decode::<RunRow>(body).ok().and_then(|run| run.parent);
+    let (Some(parent), Some(tenant)) = (parent, row::key::tenant_of(key)) else { return Ok(false) };
+    let mut statement = transaction.prepare_cached("SELECT live FROM runs WHERE key = ?1")?;
+    let live = statement.query_map(params![row::key::run(tenant, parent.task.run)], |row| row.get(0))?.next();
+    live.transpose().map(|live| live.unwrap_or(false))
 }
 
 /// Removes a run and everything that only it refers to.

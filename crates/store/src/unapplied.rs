@@ -187,6 +187,11 @@ impl Unapplied {
         Some(queue.oldest(bytes_max))
     }
 
+    /// Whether nothing more will come.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// The oldest batches, up to about `bytes_max`, without waiting and without removing them.
     pub fn oldest(&self, bytes_max: usize) -> Vec<Arc<Batch>> {
         self.lock().oldest(bytes_max)

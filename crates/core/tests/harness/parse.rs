@@ -155,6 +155,7 @@ impl Line {
                 "fan_out" => limits.event_fan_out_max = number,
                 "depth" => limits.trigger_depth_max = number as u32,
                 "event" => limits.event_bytes_max = number,
+                "reason" => limits.reason_bytes_max = number,
                 "name" => limits.name_bytes_max = number,
                 "key" => limits.key_bytes_max = number,
                 "idempotency" => limits.idempotency_keys_max = number,

@@ -2,7 +2,7 @@
 //!
 //! A pure function of the turn and the clock. It does not know how a row is drawn.
 
-use mainspring_flows::turn::{AGENT_STEP, WINDOW_STEP};
+use mainspring_flows::turn::{AGENT_STEP, SETTINGS_STEP, WINDOW_STEP};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -146,7 +146,7 @@ fn steps(turn: &Value) -> impl Iterator<Item = &Value> {
     let asking = turn["agent_run"].as_str().map(|run| format!("run {run}"));
     list(&turn["steps"]).filter(move |step| match step["kind"].as_str() {
         Some("receive" | "peek" | "close" | "emit") => step["state"] == "failed",
-        Some("run") => step["name"] != WINDOW_STEP,
+        Some("run") => step["name"] != WINDOW_STEP && step["name"] != SETTINGS_STEP,
         Some("spawn") => asking.is_none() || step["detail"].as_str() != asking.as_deref(),
         _ => true,
     })

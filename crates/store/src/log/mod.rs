@@ -93,7 +93,8 @@ impl Default for LogOptions {
     fn default() -> LogOptions {
         LogOptions {
             segment_bytes: 64 << 20,
-            batch_bytes_max: 64 << 20,
+            // A decision is bounded by the core's limits, and the largest they allow must still be written.
+            batch_bytes_max: 1 << 30,
             sync: SyncMode::Durable,
             prepare: Prepare::InBackground,
             salt_seed: 0,

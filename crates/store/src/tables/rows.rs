@@ -73,12 +73,16 @@ impl Rows for SqliteRows {
         limit: usize,
         examined_max: usize,
     ) -> Result<(RawRows, Option<Vec<u8>>), TablesError> {
+        if limit == 0 {
+            return Ok((RawRows::new(), None));
+        }
         let (from, to) = run_bounds(tenant, before);
+        let rows_max = i64::try_from(examined_max).unwrap_or(i64::MAX);
         self.with(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT key, body, workflow, state FROM runs WHERE key > ?1 AND key < ?2 ORDER BY key DESC LIMIT ?3",
             )?;
-            let mut rows = statement.query(params![from, to, examined_max as i64])?;
+            let mut rows = statement.query(params![from, to, rows_max])?;
             let (mut found, mut examined) = (Vec::new(), 0);
             while let Some(row) = rows.next()? {
                 examined += 1;
