@@ -236,3 +236,69 @@ async fn children_retries_keys_and_events_work_together() {
     running.stop().await;
     close(client).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_refused_fails_the_run_rather_than_leave_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let client = open(dir.path()).await;
+    let payload_max = client.engine().limits().payload_bytes_max;
+    let worker = Worker::new(client.clone(), "w")
+        .task(WorkflowDef::single("too-large", false), move |_: TaskContext, _: ()| async move {
+            Ok::<_, Failure>("x".repeat(payload_max))
+        })
+        .function(WorkflowDef::single("no-inbox", true), |_: Context, _: ()| async move {
+            Err::<(), _>(Failure::Supersede("it has none".to_owned()))
+        })
+        .task(WorkflowDef::single("panics-at-once", false), |_: TaskContext, _: ()| {
+            assert!(std::env::args().count() == 0, "before the first await");
+            async move { Ok::<_, Failure>(()) }
+        });
+    let running = worker.start().await.expect("the worker starts");
+    for (workflow, why) in
+        [("too-large", "the output has"), ("no-inbox", "no inbox"), ("panics-at-once", "before the first await")]
+    {
+        let run = client.start(workflow, &()).await.expect("a run starts");
+        let waited = tokio::time::timeout(Duration::from_secs(20), client.wait::<serde_json::Value>(run)).await;
+        let error = waited.expect("it ends").expect_err("it fails").to_string();
+        assert!(error.contains("failed") && error.contains(why), "{workflow}: {error}");
+    }
+    running.stop().await;
+    close(client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_worker_is_given_nothing_more() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let client = open(dir.path()).await;
+    let def = || WorkflowDef::single("echo", false);
+    let echo = |_: TaskContext, text: String| async move { Ok::<_, Failure>(text) };
+    drop(Worker::new(client.clone(), "dropped").task(def(), echo).start().await.expect("the worker starts"));
+    let running = Worker::new(client.clone(), "stays").task(def(), echo).start().await.expect("the worker starts");
+    for nth in 0..20 {
+        let run = client.start("echo", &nth.to_string()).await.expect("a run starts");
+        let answer = tokio::time::timeout(Duration::from_secs(20), client.wait::<String>(run)).await;
+        assert_eq!(answer.expect("it ends").expect("it completes"), nth.to_string());
+    }
+    running.stop().await;
+    close(client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_does_not_use_up_its_place_in_the_journal() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let client = open(dir.path()).await;
+    let worker = Worker::new(client.clone(), "w").function(
+        WorkflowDef::single("goes-on", true),
+        |ctx: Context, _: ()| async move {
+            let refused = ctx.spawn("there is no such workflow", &(), SpawnOptions::default()).await;
+            let refused = matches!(refused, Err(Failure::Final(_)));
+            let after: u32 = ctx.run("after", || async { Ok(5) }).await?;
+            Ok::<_, Failure>((refused, after))
+        },
+    );
+    let running = worker.start().await.expect("the worker starts");
+    let run = client.start("goes-on", &()).await.expect("a run starts");
+    assert_eq!(client.wait::<(bool, u32)>(run).await.expect("it completes"), (true, 5));
+    running.stop().await;
+    close(client).await;
+}
