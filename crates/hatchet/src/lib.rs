@@ -1,7 +1,8 @@
 //! The wire Hatchet SDKs speak, so that workers written with them can connect as they are.
 //!
 //! [`wire`] holds the messages and services, generated from `proto/`. [`definition`] makes a checked workflow of a
-//! registration, and [`duration`] reads the durations in it. All of it is pure: a server is put on top.
+//! registration, [`duration`] reads the durations in it, [`status`] is the one map from what went wrong to a gRPC
+//! status. All of it is pure: a server is put on top.
 //!
 //! What this crate does not know: how a decision is made or stored, how pages look. And nobody below it knows its
 //! words.
@@ -21,4 +22,5 @@
 
 pub mod definition;
 pub mod duration;
+pub mod status;
 pub mod wire;
