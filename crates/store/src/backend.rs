@@ -108,7 +108,8 @@ pub trait TableStore: Send + Debug {
     fn live_rows(&self, each: &mut dyn FnMut(Op<'_>)) -> Result<(), TablesError>;
 
     /// Applies batches in one transaction and moves the position with them. Batches the tables contain already change
-    /// nothing; after an error nothing was applied.
+    /// nothing; after an error nothing was applied, unless it is [`TablesError::Unavailable`]: then all of it was, or
+    /// nothing. A batch that does not decode is an error, and so is a run, a message or an event that does not.
     fn apply(&mut self, batches: &[Arc<Batch>]) -> Result<Applied, TablesError>;
 
     /// Makes everything applied so far durable. Only then may the log let go of it.
@@ -148,11 +149,11 @@ pub trait Rows: Send + Sync + Debug {
     /// [`TablesError`], as in every function here.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError>;
 
-    /// The rows of a range.
+    /// The rows of a range; none if it ends before it begins.
     fn range(&self, range: Range<'_>) -> Result<RawRows, TablesError>;
 
     /// A tenant's runs that a filter lets through, newest first, and the key of the last one looked at if there may be
-    /// more: after `limit` found, or `examined_max` looked at.
+    /// more: after `limit` found, or `examined_max` looked at. Where either is 0 none is looked at.
     fn runs(
         &self,
         tenant: TenantId,
@@ -163,14 +164,21 @@ pub trait Rows: Send + Sync + Debug {
     ) -> Result<(RawRows, Option<Vec<u8>>), TablesError>;
 }
 
-/// The end of the range of keys that begin with `prefix`. Keys are no longer than 8 bytes of `0xff` beyond it.
+/// The end of the range of keys that begin with `prefix`: the first key that is greater than all of them.
 pub fn end_of(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    end.extend_from_slice(&[0xff; 8]);
-    end
+    match prefix.iter().rposition(|byte| *byte != 0xff) {
+        Some(last) => {
+            let mut end = prefix[..=last].to_vec();
+            end[last] += 1;
+            end
+        }
+        // Nothing is greater than 0xff for ever; a tenant's key, a run's, a task's and a position are 38 bytes.
+        None => vec![0xff; prefix.len() + 64],
+    }
 }
 
-/// The bounds of a tenant's runs before one of them.
+/// The bounds of a tenant's runs before one of them, neither of them included.
 pub fn run_bounds(tenant: TenantId, before: Option<RunId>) -> (Vec<u8>, Vec<u8>) {
-    (tenant.to_bytes().to_vec(), row::key::run(tenant, before.unwrap_or(RunId(u128::MAX))))
+    let from = tenant.to_bytes();
+    (from.to_vec(), before.map_or_else(|| end_of(&from), |before| row::key::run(tenant, before)))
 }

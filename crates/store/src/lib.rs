@@ -6,6 +6,7 @@
 //! What this crate does not know: what a row means beyond the few columns listings need, who decides, what time it is.
 
 pub mod backend;
+pub mod conformance;
 pub mod embedded;
 pub mod log;
 pub mod reader;

@@ -1,0 +1,121 @@
+//! The law of retention.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mainspring_core::id::{MessageId, PayloadId, RunId, TaskId, TenantId};
+use mainspring_core::journal::{Completion, EntryKind, Received};
+use mainspring_core::row::{JournalRow, MessageState, PayloadRef, RunState, TaskRow, TaskState, key};
+use mainspring_core::{Out, Table};
+
+use super::model::{Model, TENANTS, event_row, message_row, run_row};
+use super::{Open, opened, tables_of};
+use crate::retention::{Retention, Sweep};
+use crate::unapplied::Batch;
+
+/// Ten runs, and one in three of each kind: ended long ago, ended lately, not ended, however old.
+const RUNS: u64 = 10;
+const OLD: u64 = 1_000;
+const LATELY: u64 = 1_001;
+const KEPT_MS: u64 = 500;
+const RETENTION: Retention = Retention { runs_ms: KEPT_MS, events_ms: KEPT_MS };
+
+pub(super) fn a_sweep_takes_what_is_too_old(open: Open<'_>) {
+    let store = opened(open);
+    let (mut tables, rows) = tables_of(&*store, 0);
+    let (mut before, mut kept) = (Out::new(), Out::new());
+    for tenant in &TENANTS[1..4] {
+        for nth in 0..RUNS {
+            let (state, at) = match nth % 3 {
+                0 => (RunState::Completed, OLD),
+                1 => (RunState::Failed, LATELY),
+                _ => (RunState::Parked, OLD),
+            };
+            put_run(&mut before, *tenant, nth, state, at);
+            if nth % 3 != 0 {
+                put_run(&mut kept, *tenant, nth, state, at);
+            }
+            let (key, event) = (key::event(*tenant, Some("alice"), nth), event_row(Some("alice"), at));
+            before.put(Table::Event, &key, &event);
+            if at == LATELY {
+                kept.put(Table::Event, &key, &event);
+            }
+        }
+    }
+    let batch = before.take().writes;
+    let (mut all, mut expected) = (Model::default(), Model::default());
+    all.apply(&batch);
+    expected.apply(&kept.take().writes);
+    tables.apply(&[Arc::new(Batch::new(1, batch))]).expect("a batch is applied");
+
+    // To the very millisecond a row is kept for as long as retention says.
+    let (mut sweep, mut finished) = (Sweep::default(), false);
+    while !finished {
+        let swept = tables.sweep(OLD + KEPT_MS, RETENTION, &mut sweep, 7).expect("a sweep");
+        assert_eq!((swept.runs, swept.events), (0, 0), "nothing is too old yet");
+        finished = swept.finished;
+    }
+    all.compare(&*tables, &*rows, "nothing is too old yet");
+
+    let mut removed = (0, 0);
+    for step in 0.. {
+        assert!(step < 100, "the sweep comes around");
+        let swept = tables.sweep(LATELY + KEPT_MS, RETENTION, &mut sweep, 7).expect("a sweep");
+        assert!(swept.runs <= 7 && swept.events <= 7, "a little at a time: {swept:?}");
+        removed = (removed.0 + swept.runs, removed.1 + swept.events);
+        if swept.finished {
+            break;
+        }
+    }
+    // Of ten, four ended long ago, and seven events happened long ago.
+    assert_eq!(removed, (3 * 4, 3 * 7));
+    expected.compare(&*tables, &*rows, "afterwards");
+    assert_eq!(tables.applied().expect("a position"), 1, "a sweep moves no position");
+}
+
+/// A run with everything that belongs to it: a task, payloads, and a journal that received a message.
+fn put_run(out: &mut Out, tenant: TenantId, nth: u64, state: RunState, at: u64) {
+    let (run, id) = (RunId(u128::from(nth)), u128::from(nth) * 10);
+    let payload = |nth: u128| PayloadRef { id: PayloadId(id + nth), bytes: 1 };
+    let mut row = run_row("turn", state, at);
+    (row.input, row.output) = (Some(payload(0)), Some(payload(1)));
+    out.put(Table::Run, &key::run(tenant, run), &row);
+    let task = TaskId { run, index: 0 };
+    let task_row = TaskRow {
+        state: if state.ended() { TaskState::Completed } else { TaskState::Parked },
+        attempt: 1,
+        invocation: 1,
+        failures: 0,
+        losses: 0,
+        journal_len: 2,
+        pending: Default::default(),
+        signals: [("go".to_owned(), payload(2))].into(),
+        output: Some(payload(3)),
+        error: None,
+        queued_at: Some(at),
+        started_at: Some(at),
+        finished_at: None,
+    };
+    out.put(Table::Task, &key::task(tenant, task), &task_row);
+    let message = MessageId(id);
+    let received = Received { id: message, payload: payload(4), accepted_at: at, seq: 1 };
+    for (position, completion) in
+        [Completion::Messages(vec![received]), Completion::Value(payload(5))].into_iter().enumerate()
+    {
+        let entry = JournalRow {
+            kind: EntryKind::Receive,
+            label: "l".to_owned(),
+            fingerprint: 1,
+            requested_at: at,
+            done: Some((at, completion)),
+        };
+        out.put(Table::Journal, &key::journal(tenant, task, position as u32), &entry);
+    }
+    let message_state = if state.ended() { MessageState::Done { run } } else { MessageState::Received { run } };
+    let mut message_row = message_row(message_state, at);
+    message_row.payload = payload(4);
+    out.put(Table::Message, &key::message(tenant, message), &message_row);
+    for nth in 0..6 {
+        out.put_payload(tenant, payload(nth).id, Bytes::from_static(b"1"));
+    }
+}
