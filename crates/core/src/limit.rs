@@ -39,7 +39,8 @@ pub struct Limits {
     /// Tokens per tenant.
     pub tokens_max: usize,
     /// Times in a row a task may lose its worker without progress before it is parked, so that a task which kills its
-    /// worker cannot do so for ever.
+    /// worker cannot do so for ever. With the growing waits between them 60 take ten minutes: a deployment that
+    /// restarts again and again for another reason should not leave everything it had in hand to a person.
     pub losses_max: u32,
     /// Milliseconds a reconnecting worker is given after a restart before its running attempts are given up.
     pub worker_grace_ms: u64,
@@ -73,7 +74,7 @@ impl Default for Limits {
             workflows_max: 10_000,
             workers_max: 10_000,
             tokens_max: 10_000,
-            losses_max: 10,
+            losses_max: 60,
             worker_grace_ms: 10_000,
             tick_bytes_max: 1024 * 1024,
             definition_bytes_max: 256 * 1024,

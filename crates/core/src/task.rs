@@ -23,11 +23,11 @@ use crate::workflow::TaskDef;
 pub(crate) type Spot = (Reverse<u8>, Ms, TaskId);
 
 /// Milliseconds a task waits after losing so many workers in a row: none for the first three, as workers come and go,
-/// then 100 ms, doubling up to half a minute.
+/// then 100 ms, doubling up to ten seconds.
 fn wait_after_losses(losses: u32) -> Ms {
     const FREE: u32 = 3;
     const FIRST_MS: Ms = 100;
-    const MAX_MS: Ms = 30_000;
+    const MAX_MS: Ms = 10_000;
     match losses.checked_sub(FREE + 1) {
         None => 0,
         Some(doublings) => FIRST_MS.checked_shl(doublings).map_or(MAX_MS, |wait| wait.min(MAX_MS)),
