@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long)]
     no_browser: bool,
     /// Minutes for which fresh seeds are simulated, after the saved ones.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 3.0)]
     sim_minutes: f64,
     /// Rounds of each chaos-kill.
     #[arg(long, default_value_t = 20)]

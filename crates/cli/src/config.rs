@@ -116,7 +116,11 @@ impl Config {
                 path.display()
             )
         })?;
-        toml::from_str(&text).with_context(|| format!("{} is not understood", path.display()))
+        let config: Config = toml::from_str(&text).with_context(|| format!("{} is not understood", path.display()))?;
+        if config.store.keep_runs_days == 0 || config.store.keep_events_days == 0 {
+            bail!("{}: keep_runs_days and keep_events_days must be at least 1", path.display());
+        }
+        Ok(config)
     }
 }
 

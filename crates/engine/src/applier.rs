@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainspring_store::retention::{Retention, Sweep};
+use mainspring_store::unapplied::Linger;
 use mainspring_store::{Batch, TableStore};
 
 use crate::partition::Partition;
 
-/// How long to wait for more after the first batch, so that writes to one row fold. Listings lag by about this much.
-const LINGER: Duration = Duration::from_millis(20);
+/// How long to wait for more after the first batch, so that writes to one row fold. Listings lag by about this much. A page
+/// that is touched is written whole with each transaction, so a busy engine waits longer: at 1,000 messages a second it
+/// would else write fifteen times what it applies, and the log's own writes wait behind that.
+const LINGER: Linger = Linger { quiet: Duration::from_millis(20), busy: Duration::from_millis(150) };
 /// Bytes applied in one transaction. Bounds the time a reader of the log's tail has to wait.
 const APPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Applied bytes after which the tables are checkpointed, so that log segments can go and recovery stays short.
-const CHECKPOINT_BYTES: usize = 64 * 1024 * 1024;
+/// Applied bytes after which the tables are checkpointed, so that log segments can go and recovery stays short. Not more,
+/// because all of it is flushed at once, and a durable write of the log waits behind that.
+const CHECKPOINT_BYTES: usize = 16 * 1024 * 1024;
 /// With nothing to apply for this long, the tables are checkpointed and swept.
 const IDLE: Duration = Duration::from_secs(5);
 /// While a sweep is going on, how long between its steps at most.

@@ -86,9 +86,14 @@ fn appended(partition: &Partition, mut batch: DecidedBatch, result: Result<Posit
             Appended::Unknown(batch)
         }
         Err(error) => {
-            let stopped = EngineError::Stopped { cause: error.to_string() };
-            partition.stop(error.to_string());
-            answer_all(batch, &stopped);
+            let action = match &error {
+                LogError::Fenced => "ask the process that has it",
+                LogError::TooLarge { .. } => "report it as a bug: no decision should be as large",
+                _ => "mend the disk and restart",
+            };
+            let cause = format!("{error}; {action}");
+            partition.stop(cause.clone());
+            answer_all(batch, &EngineError::Stopped { cause });
             Appended::Stopped
         }
     }

@@ -84,13 +84,16 @@ impl Driven {
     }
 
     /// Asks what became of a batch whose outcome was unknown.
+    ///
+    /// # Panics
+    /// If there is none.
     pub fn settle(&mut self) -> Written {
         match self.unknown.take() {
             Some(batch) => {
                 let appended = self.committer.settle(&self.partition, batch);
                 self.written(appended)
             }
-            None => Written::Stopped,
+            None => panic!("no batch is in doubt"),
         }
     }
 
@@ -138,10 +141,10 @@ impl Driven {
         self.applier.checkpoint(&self.partition);
     }
 
-    /// Ends as a killed process does: nobody is told anything any more.
-    pub fn abandon(mut self) {
+    /// Ends as a killed process does: nothing more is decided or made durable. Whoever waits hears that the engine is
+    /// shutting down.
+    pub fn abandon(self) {
         self.partition.close();
         drop(self.partition.take_submissions());
-        drop(self.decider.take_batch());
     }
 }

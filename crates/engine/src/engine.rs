@@ -193,7 +193,7 @@ impl Engine {
         partition.submit(submission(tenant, command, respond));
     }
 
-    /// Reads a tenant's rows. Calls block on SQLite.
+    /// Reads a tenant's rows. Calls block.
     pub fn reader(&self, tenant: TenantId) -> &Reader {
         &self.partition(tenant).reader
     }

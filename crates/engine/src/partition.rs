@@ -31,10 +31,9 @@ pub enum EngineError {
         /// When to try again.
         retry_after_ms: u64,
     },
-    /// A write to the log failed: nothing more is accepted. Nothing accepted is lost.
-    #[error(
-        "the partition stopped accepting because its log could not be written ({cause}); mend the disk and restart"
-    )]
+    /// The partition can't go on: its log can't be written or is another process's, or a thread panicked. Nothing that
+    /// was accepted is lost. The cause says what to do.
+    #[error("the partition stopped accepting: {cause}")]
     Stopped {
         /// What failed.
         cause: String,
@@ -224,7 +223,7 @@ impl Partition {
         }
     }
 
-    /// Stops accepting because the log can't be written: nothing more can be promised.
+    /// Stops accepting: nothing more can be promised.
     pub(crate) fn stop(&self, cause: String) {
         tracing::error!(%cause, "the partition stops accepting");
         let mut shared = self.lock();

@@ -47,7 +47,10 @@ pub(crate) fn start(
 ) -> std::io::Result<Threads> {
     let (wanted, asked) = channel();
     let shared = partition.clone();
-    let mut deciding = vec![spawn("mainspring-load", move || loader::run(&shared, &asked))?];
+    let mut deciding = vec![spawn("mainspring-load", move || {
+        let _ends = Ends(&shared);
+        loader::run(&shared, &asked);
+    })?];
     let writer = Arc::new(Mutex::new(Writer { committer, wanted }));
     let (shared, shared_writer) = (partition.clone(), writer.clone());
     deciding.push(spawn("mainspring-log", move || {
@@ -60,7 +63,10 @@ pub(crate) fn start(
         shared.decide_batches(decider, &writer);
     })?);
     let shared = partition.clone();
-    let applying = spawn("mainspring-tables", move || applier.run(&shared))?;
+    let applying = spawn("mainspring-tables", move || {
+        let _ends = Ends(&shared);
+        applier.run(&shared);
+    })?;
     Ok(Threads { deciding, applying })
 }
 
@@ -70,11 +76,16 @@ struct Ends<'a>(&'a Partition);
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.stop("a thread of the engine panicked; the log has everything that was accepted".to_owned());
+            let cause = "a thread of the engine panicked; restart, and report it as a bug".to_owned();
+            self.0.stop(cause.clone());
             let mut shared = self.0.lock();
             shared.decider_ended = true;
             shared.writing = false;
+            let handed = shared.handed.take();
             drop(shared);
+            if let Some(batch) = handed {
+                answer_all(batch, &EngineError::Stopped { cause });
+            }
             self.0.work.notify_all();
             self.0.handover.notify_all();
         }
@@ -159,7 +170,7 @@ impl Partition {
     /// and otherwise not yet, so that more joins it.
     fn pass_on(&self, decider: &mut Decider, writer: &Mutex<Writer>) {
         let mut shared = self.lock();
-        if shared.writing || shared.handed.is_some() {
+        if shared.writing || shared.handed.is_some() || shared.stopped.is_some() {
             return;
         }
         if decider.batch_commands() <= INLINE_COMMANDS_MAX && shared.inbox.len() <= INLINE_COMMANDS_MAX {
@@ -221,8 +232,11 @@ impl Partition {
                 Appended::Durable(durable) => break durable,
                 Appended::Stopped => return,
                 Appended::Unknown(batch) if self.lock().closing => {
-                    let cause = "it was never learnt whether the last batch was appended".to_owned();
-                    answer_all(batch, &EngineError::Stopped { cause });
+                    let cause =
+                        "it was never learnt whether the last batch was appended; restart, and the log will tell";
+                    // What was decided since builds on it, so nothing more may be appended.
+                    self.stop(cause.to_owned());
+                    answer_all(batch, &EngineError::Stopped { cause: cause.to_owned() });
                     return;
                 }
                 Appended::Unknown(batch) => {

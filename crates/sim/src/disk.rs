@@ -96,9 +96,9 @@ impl SimDisk {
         self.lock().dies_in = Some(changes);
     }
 
-    /// The process that died in the middle of a change, once.
-    pub fn take_died(&self) -> Option<u64> {
-        self.lock().died.take()
+    /// Whether this process died in the middle of a change; says so once.
+    pub fn take_died(&self, process: u64) -> bool {
+        self.lock().died.take_if(|died| *died == process).is_some()
     }
 
     /// Takes a lock away from a process that is taken to be gone, but may not be.
@@ -111,7 +111,6 @@ impl SimDisk {
         let mut state = self.lock();
         state.dead.insert(process);
         state.locks.retain(|_, holder| *holder != process);
-        state.dies_in = None;
         if how == Crash::PowerLost {
             state.lose_power();
         }
@@ -142,6 +141,11 @@ impl State {
             if seen == durable {
                 continue;
             }
+            if seen.len() > durable.len() {
+                // The size is durable with a sync only, as the bytes are.
+                let more = (seen.len() - durable.len()) as u64;
+                seen.truncate(durable.len() + self.chance.below(more + 1) as usize);
+            }
             durable.resize(seen.len(), 0);
             for (new, old) in seen.chunks(SECTOR).zip(durable.chunks_mut(SECTOR)) {
                 if new != old && self.chance.permille(500) {
@@ -165,7 +169,7 @@ impl State {
             *left -= 1;
         }
         if self.failing {
-            return Err(io::Error::other("simulated: the device reports an error"));
+            return Err(failing());
         }
         Ok(false)
     }
@@ -177,6 +181,10 @@ impl State {
 
 fn gone() -> io::Error {
     io::Error::other("simulated: this process has ended")
+}
+
+fn failing() -> io::Error {
+    io::Error::other("simulated: the device reports an error")
 }
 
 fn missing() -> io::Error {
@@ -323,7 +331,10 @@ impl BlockFile for OpenFile {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.mounted.disk.lock();
-        let dies = state.change(self.mounted.process)?;
+        state.usable(self.mounted.process)?;
+        // A device that fails may have written some of it.
+        let fails = state.failing;
+        let dies = !fails && state.change(self.mounted.process)?;
         let mut content = self.content();
         let (from, to) = (offset as usize, offset as usize + bytes.len());
         if to > content.seen.len() {
@@ -332,7 +343,7 @@ impl BlockFile for OpenFile {
             }
             content.seen.resize(to, 0);
         }
-        if dies {
+        if dies || fails {
             for (nth, sector) in bytes.chunks(SECTOR).enumerate() {
                 if state.chance.permille(500) {
                     let at = from + nth * SECTOR;
@@ -347,7 +358,11 @@ impl BlockFile for OpenFile {
             durable.resize(seen.len(), 0);
             durable[from..to].copy_from_slice(&seen[from..to]);
         }
-        if dies { Err(gone()) } else { Ok(()) }
+        match (dies, fails) {
+            (true, _) => Err(gone()),
+            (_, true) => Err(failing()),
+            _ => Ok(()),
+        }
     }
 
     fn sync_all(&self) -> io::Result<()> {

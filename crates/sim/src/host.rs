@@ -183,7 +183,7 @@ impl Host {
             Ok(opened) => opened,
             Err(error) => {
                 sim.trace(format_args!("process {number} could not start: {error}"));
-                self.0.disk.take_died();
+                self.0.disk.take_died(number);
                 self.0.disk.crash(number, Crash::Killed);
                 return Err(error.to_string());
             }

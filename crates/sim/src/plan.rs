@@ -140,7 +140,7 @@ impl Plan {
     }
 
     /// The faults of a plan by name, each with how to leave it out.
-    pub const FAULTS: [(&str, LeaveOut); 20] = [
+    pub const FAULTS: [(&str, LeaveOut); 21] = [
         ("lost requests", |plan| plan.request_lost = 0),
         ("lost answers", |plan| plan.answer_lost = 0),
         ("repeated requests", |plan| plan.request_repeated = 0),
@@ -160,6 +160,7 @@ impl Plan {
         ("workers cut off", |plan| plan.disconnect_every_ms = 0),
         ("attempts that fail or die", |plan| (plan.attempt_fails, plan.attempt_dies) = (0, 0)),
         ("late and lying reports", |plan| (plan.attempt_late, plan.lies) = (0, 0)),
+        ("code that changes", |plan| plan.code_changes = false),
         ("agents and channels that fail", |plan| plan.outside_fails = 0),
     ];
 

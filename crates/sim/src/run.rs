@@ -167,7 +167,7 @@ async fn come_to_rest(host: &Host, clients: Vec<JoinHandle<()>>) {
         tables.set_away(false);
         tables.set_faults(TableFaults::default());
     }
-    let operator = tokio::spawn(cancel_parked(host.clone()));
+    let operator = tokio::spawn(look_after_parked(host.clone()));
     rest(host, &clients).await;
     // What is done stays done also for the next process. What a client asked for and did not wait to hear about may
     // only be done now.
@@ -254,7 +254,7 @@ async fn explain(host: &Host, finished: bool) {
 }
 
 /// Parked runs wait for a person: this one resumes them. Only of those whose code has changed it gives some up.
-async fn cancel_parked(host: Host) {
+async fn look_after_parked(host: Host) {
     let mut chance = host.sim().fork();
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -269,7 +269,7 @@ async fn cancel_parked(host: Host) {
                 host.sim().sometimes(if drifted {
                     "a run whose code had changed was resumed"
                 } else {
-                    "a run that had lost worker after worker was resumed"
+                    "a parked run was resumed"
                 });
                 Command::ResumeRun { run }
             } else {

@@ -117,6 +117,9 @@ impl Witness {
                 self.rows.insert(place, body.to_vec());
             }
             None => {
+                if !matches!(op.table, Table::Inbox | Table::Idempotency) {
+                    books.violated(format!("a row of {:?} was deleted", op.table));
+                }
                 self.rows.remove(&place);
             }
         }

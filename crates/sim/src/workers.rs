@@ -264,10 +264,10 @@ impl Worker {
             _ => Claim { worker: WorkerId(claim.worker.0 + 1), ..claim },
         };
         let command = Command::Complete { claim: lie, output: output.clone() };
-        if let Answered::Yes(_) = call(&self.host, chance, self.tenant, command).await {
-            self.host.sim().violated(format!("{lie:?} was listened to, {claim:?} was true"));
-        } else {
-            self.host.sim().sometimes("a lie was refused");
+        match call(&self.host, chance, self.tenant, command).await {
+            Answered::Yes(_) => self.host.sim().violated(format!("{lie:?} was listened to, {claim:?} was true")),
+            Answered::No(_) => self.host.sim().sometimes("a lie was refused"),
+            Answered::Unknown => {}
         }
     }
 }

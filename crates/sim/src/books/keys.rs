@@ -31,7 +31,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn enter(&mut self, run: &Run, _: &mut Vec<String>) {
+    pub(super) fn enter(&mut self, run: &Run) {
         let Some(key) = &run.key else { return };
         if !RULES.iter().any(|(workflow, ..)| *workflow == run.workflow) {
             return;
@@ -82,7 +82,7 @@ impl Keys {
             let waiting = self.waiting.get(&place).map_or(0, BTreeMap::len);
             if waiting > 0 {
                 marks.insert("a run waited for its key");
-                if live < max && place.1 != "turn" {
+                if live < max {
                     violations.push(format!("a run waits for {place:?}, and only {live} of {max} places are taken"));
                 }
             }

@@ -22,9 +22,9 @@ pub struct Books {
     payloads: BTreeMap<u128, (u128, Vec<u8>)>,
     /// What functions were told of their journal entries.
     told: BTreeMap<(u128, u16, u32), u64>,
-    pub(crate) keys: keys::Keys,
-    pub(crate) messages: messages::Messages,
-    pub(crate) requests: requests::Requests,
+    keys: keys::Keys,
+    messages: messages::Messages,
+    requests: requests::Requests,
     pub(crate) tasks: tasks::Tasks,
     /// Of each partition: the latest time decided with, and the last event's number.
     latest: BTreeMap<usize, (u64, u64)>,
@@ -77,7 +77,7 @@ impl Books {
                 if run.state == "superseded" && self.messages.was_answered(run.id) {
                     self.sometimes("a turn was superseded after its agent had answered");
                 }
-                self.keys.enter(&run, &mut self.violations);
+                self.keys.enter(&run);
                 self.tasks.enter_run(run, &mut self.violations, &mut self.marks);
             }
             Fact::Task(task) => self.tasks.enter_task(task, &mut self.violations, &mut self.marks),
@@ -122,11 +122,6 @@ impl Books {
             let text = String::from_utf8_lossy(bytes);
             self.violated(format!("{what} of tenant {tenant} has words of tenant {other}: {text}"));
         }
-    }
-
-    /// What a payload says.
-    pub fn payload(&self, id: u128) -> Option<&[u8]> {
-        self.payloads.get(&id).map(|(_, bytes)| bytes.as_slice())
     }
 
     /// A sender was told that its message is accepted.

@@ -91,7 +91,7 @@ impl Tasks {
                 wrong(&format!("is with {is:x} and with {was:x} under one hand-over"));
             }
             if let Some(until) = before.until
-                && task.state == "queued"
+                && matches!(task.state, "queued" | "running")
                 && task.since < until
             {
                 wrong(&format!("is tried again at {}, before {until}", task.since));

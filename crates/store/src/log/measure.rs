@@ -59,7 +59,7 @@ fn take_rounds(disk: &Disk, place: &Path, bytes: usize, rounds: usize) -> Result
     let record_bytes = record_bytes(bytes as u64);
     let records = (rounds as u64).min((FILE_BYTES_MAX / record_bytes).max(1));
     let path = place.join("measure.tmp");
-    let file = disk.create_zeroed(&path, records * record_bytes, &AtomicBool::new(false))?;
+    let file = disk.create_zeroed(&path, records * record_bytes, &AtomicBool::new(false), &AtomicBool::new(true))?;
     let file = file.ok_or_else(|| LogError::Io { op: "fill", path, source: io::Error::other("cancelled") })?;
     let mut record = AlignedBuf::new(record_bytes as usize);
     record.bytes_mut().fill(0x5a);

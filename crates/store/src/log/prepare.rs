@@ -26,6 +26,8 @@ pub(super) struct Preparer {
     when: Prepare,
     running: Option<Running>,
     cancel: Arc<AtomicBool>,
+    /// Somebody waits for what is being prepared.
+    hurry: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,14 @@ struct Running {
 
 impl Preparer {
     pub(super) fn new(disk: Disk, dir: &Path, when: Prepare) -> Preparer {
-        Preparer { disk, path: dir.join("next.tmp"), when, running: None, cancel: Arc::new(AtomicBool::new(false)) }
+        Preparer {
+            disk,
+            path: dir.join("next.tmp"),
+            when,
+            running: None,
+            cancel: Arc::default(),
+            hurry: Arc::default(),
+        }
     }
 
     /// Begins to prepare a file of this size, unless one is prepared or in the making. If no thread can be started
@@ -45,9 +54,11 @@ impl Preparer {
         if self.running.is_some() || self.when == Prepare::WhenNeeded {
             return;
         }
-        let (disk, path, cancel) = (self.disk.clone(), self.path.clone(), Arc::clone(&self.cancel));
+        self.hurry.store(false, Ordering::Relaxed);
+        let (disk, path) = (self.disk.clone(), self.path.clone());
+        let (cancel, hurry) = (Arc::clone(&self.cancel), Arc::clone(&self.hurry));
         let fill = move || {
-            let filled = disk.create_zeroed(&path, capacity_bytes, &cancel);
+            let filled = disk.create_zeroed(&path, capacity_bytes, &cancel, &hurry);
             if let Err(error) = &filled {
                 tracing::warn!(%error, "could not prepare the next log segment; the log stops when this one is full");
             }
@@ -60,12 +71,14 @@ impl Preparer {
     /// Returns an open file of at least `needed_bytes` zeros with its size: the prepared one if it is large enough,
     /// waiting for it if it is not finished, else one of `planned_bytes` made on the spot.
     pub(super) fn take(&mut self, needed_bytes: u64, planned_bytes: u64) -> Result<(DiskFile, u64), LogError> {
+        self.hurry.store(true, Ordering::Relaxed);
         if let Some(running) = self.running.take_if(|running| running.capacity_bytes >= needed_bytes) {
             let finished = running.thread.join().unwrap_or_else(|_| Err(self.stopped()))?;
             return Ok((finished.ok_or_else(|| self.stopped())?, running.capacity_bytes));
         }
         let capacity_bytes = planned_bytes.max(needed_bytes);
-        let made = self.disk.create_zeroed(&self.path.with_file_name("now.tmp"), capacity_bytes, &self.cancel)?;
+        let made =
+            self.disk.create_zeroed(&self.path.with_file_name("now.tmp"), capacity_bytes, &self.cancel, &self.hurry)?;
         Ok((made.ok_or_else(|| self.stopped())?, capacity_bytes))
     }
 
