@@ -135,9 +135,12 @@ impl From<EngineError> for Problem {
                 problem.retry_after_ms = Some(retry_after_ms);
                 problem
             }
-            EngineError::Stopped { .. } => {
-                Problem::new(unavailable, "log_unwritable", text, "do what it says; nothing accepted is lost")
-            }
+            EngineError::Stopped { .. } => Problem::new(
+                unavailable,
+                "log_unwritable",
+                text,
+                "do what it says, and restart the server; nothing accepted is lost",
+            ),
             EngineError::ShuttingDown => {
                 let mut problem =
                     Problem::new(unavailable, "shutting_down", text, "retry with the same Idempotency-Key");

@@ -108,6 +108,8 @@ struct Queue {
     batches: VecDeque<Arc<Batch>>,
     bytes: usize,
     applied: u64,
+    /// The latest position that somebody waits to see applied.
+    wanted: u64,
     closed: bool,
 }
 
@@ -141,6 +143,7 @@ pub struct Unapplied {
     queue: Mutex<Queue>,
     arrived: Condvar,
     applied: Condvar,
+    wanted: Condvar,
 }
 
 impl Unapplied {
@@ -196,10 +199,10 @@ impl Unapplied {
             if queue.closed || queue.bytes >= bytes_max {
                 break;
             }
-            drop(queue);
-            std::thread::sleep(linger);
-            queue = self.lock();
-            if queue.bytes < BUSY_BYTES {
+            // Somebody who waits to read ends the lingering.
+            let lingers = |queue: &mut Queue| !queue.closed && queue.wanted <= queue.applied;
+            (queue, _) = self.wanted.wait_timeout_while(queue, linger, lingers).unwrap_or_else(PoisonError::into_inner);
+            if queue.bytes < BUSY_BYTES || queue.wanted > queue.applied {
                 break;
             }
         }
@@ -234,7 +237,11 @@ impl Unapplied {
 
     /// Waits until the tables stand at `position` or later. Answers whether they do by then.
     pub fn wait_applied(&self, position: u64, timeout: Duration) -> bool {
-        let queue = self.lock();
+        let mut queue = self.lock();
+        // No further than what is here: a position nobody has written yet must not end all lingering from now on.
+        let here = queue.batches.back().map_or(queue.applied, |batch| batch.position);
+        queue.wanted = queue.wanted.max(position.min(here));
+        self.wanted.notify_all();
         let (queue, _) = self
             .applied
             .wait_timeout_while(queue, timeout, |queue| queue.applied < position && !queue.closed)
@@ -247,5 +254,6 @@ impl Unapplied {
         self.lock().closed = true;
         self.arrived.notify_all();
         self.applied.notify_all();
+        self.wanted.notify_all();
     }
 }

@@ -36,7 +36,11 @@ pub async fn readyz(State(state): State<AppState>) -> Result<Json<Standing>, Pro
     match state.engine().health() {
         Health::Accepting => {}
         Health::Stopped { cause } => {
-            return unavailable("log_unwritable", cause, "do what it says; nothing accepted is lost");
+            return unavailable(
+                "log_unwritable",
+                cause,
+                "do what it says, and restart the server; nothing accepted is lost",
+            );
         }
         Health::ShuttingDown => {
             return unavailable("shutting_down", "the server is shutting down".to_owned(), "wait for the next");

@@ -1,5 +1,7 @@
 //! Runs.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -35,7 +37,7 @@ pub struct ListRuns {
     pub cursor: Option<String>,
 }
 
-/// Lists runs, newest first. The list may lag behind the log by some tens of milliseconds, and says by how much.
+/// Lists runs, newest first. The list may lag behind the log by some hundred milliseconds, and says so.
 #[utoipa::path(
     get, path = "/v1/runs", tag = "runs", params(ListRuns),
     responses((status = 200, body = RunList), (status = 400, body = Problem), (status = 401, body = Problem)),
@@ -72,14 +74,17 @@ pub(crate) async fn list_of(client: &Client, query: ListRuns) -> Result<RunList,
         })?),
         None => None,
     };
+    // What was answered before this was asked is in it, unless the tables are in trouble; `behind` says so then.
+    engine.wait_applied(tenant, engine.durable_position(tenant), Duration::from_millis(250)).await;
     let page = engine.read(tenant, move |reader| Ok((reader.applied(), reader.runs(tenant, &filter, before, limit)?)));
     let (position, page) = page.await?;
     let behind = engine.durable_position(tenant) > position;
     Ok(RunList {
         runs: page.rows.iter().map(|(id, row)| RunSummary::of(*id, row)).collect(),
         next_cursor: page.next.map(|run| run.to_string()),
-        // The applier lingers for 20 ms and writes for about as long; a longer lag shows as a growing backlog in /metrics.
-        as_of: AsOf { position, lag_ms: if behind { 40 } else { 0 } },
+        // A busy applier gathers for 150 ms and writes for about as long; a longer lag shows as a growing backlog in
+        // /metrics.
+        as_of: AsOf { position, lag_ms: if behind { 300 } else { 0 } },
     })
 }
 
