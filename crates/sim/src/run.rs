@@ -169,6 +169,9 @@ async fn come_to_rest(host: &Host, clients: Vec<JoinHandle<()>>) {
     }
     let operator = tokio::spawn(look_after_parked(host.clone()));
     rest(host, &clients).await;
+    if over(sim) {
+        return;
+    }
     // What is done stays done also for the next process. What a client asked for and did not wait to hear about may
     // only be done now.
     if let Some(process) = host.current() {
