@@ -322,22 +322,18 @@ impl Store for SimStore {
         let shared = &mut *shared;
         shared.witnesses[usize::from(partition)].recovered(from.0, &shown, &mut shared.books);
         drop(tail);
-        let state = self.host.lock();
-        let epoch = state.epoch;
+        let mut state = self.host.lock();
+        let (epoch, chance) = (state.epoch, state.chance.fork());
         drop(state);
         Ok(Box::new(SimLog {
             host: self.host.clone(),
             partition: usize::from(partition),
             log,
             epoch,
-            chance: shared_fork(&self.host),
+            chance,
             unknown: None,
         }))
     }
-}
-
-fn shared_fork(host: &Host) -> Chance {
-    host.lock().chance.fork()
 }
 
 /// The real log on the simulated disk, with what only a remote log does: refusing a former owner, and not saying what
