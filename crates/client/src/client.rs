@@ -7,7 +7,7 @@ use mainspring_core::command::Idempotency;
 use mainspring_core::id::fingerprint;
 use mainspring_core::row::{EventRow, JournalRow, PayloadRef, RunState};
 use mainspring_core::workflow::WorkflowDef;
-use mainspring_core::{Command, MessageId, Refusal, Reply, RunId, TaskId, TenantId};
+use mainspring_core::{Command, MessageId, Refusal, Reply, RunId, Start, TaskId, TenantId};
 use mainspring_engine::{Engine, EngineError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -159,13 +159,15 @@ impl Client {
     ) -> Result<RunId, ClientError> {
         let input = to_json("the input", input)?;
         let body = fingerprint([workflow.as_bytes(), options.key.as_deref().unwrap_or("").as_bytes(), &input]);
-        let command = Command::StartRun {
+        let start = Start {
             workflow: workflow.to_owned(),
             key: options.key,
             input,
             priority: options.priority,
             idempotency: options.idempotency_key.map(|key| Idempotency { key: format!("run:{key}"), body }),
+            ..Start::default()
         };
+        let command = Command::StartRun { start };
         match self.engine.submit(self.tenant, command).await? {
             (Reply::Started { run, .. }, _) => Ok(run),
             (other, _) => unreachable!("a start is answered with the run, not {other:?}"),
@@ -220,9 +222,10 @@ impl Client {
     /// [`ClientError`].
     pub async fn emit(&self, name: &str, scope: Option<&str>, data: &impl Serialize) -> Result<u64, ClientError> {
         let data = to_json("the event's data", data)?;
-        let command = Command::EmitEvent { name: name.to_owned(), scope: scope.map(str::to_owned), data };
+        let (name, scope) = (name.to_owned(), scope.map(str::to_owned));
+        let command = Command::EmitEvent { name, scope, data, metadata: None, priority: None };
         match self.engine.submit(self.tenant, command).await? {
-            (Reply::Emitted { seq }, _) => Ok(seq),
+            (Reply::Emitted { seq, .. }, _) => Ok(seq),
             (other, _) => unreachable!("an event is answered with its number, not {other:?}"),
         }
     }
@@ -230,7 +233,7 @@ impl Client {
     /// Tells those who listen to a scope right now. Nothing is recorded: it may be lost.
     pub fn whisper(&self, name: &str, scope: &str, run: Option<RunId>, data: Bytes) {
         let at = self.engine.world().now_ms();
-        let event = EventRow { name: name.to_owned(), scope: Some(scope.to_owned()), at, run, data };
+        let event = EventRow { name: name.to_owned(), scope: Some(scope.to_owned()), at, run, data, metadata: None };
         self.engine.hub().whisper(self.tenant, event);
     }
 

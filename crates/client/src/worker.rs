@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mainspring_core::command::Claim;
+use mainspring_core::place::SLOT;
 use mainspring_core::row::JournalRow;
 use mainspring_core::workflow::WorkflowDef;
-use mainspring_core::{Command, Effect, Refusal, Reply, RunId, TaskId, WorkerId};
+use mainspring_core::{Command, Dispatch, Effect, NewWorker, Refusal, Reply, RunId, TaskId, WorkerId};
 use mainspring_engine::EngineError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -148,9 +149,12 @@ impl Worker {
         let (client, (stop, stopped)) = (self.client.clone(), oneshot::channel());
         let announce = Command::RegisterWorker {
             worker: id,
-            name: self.name.clone(),
-            actions: self.handlers.keys().cloned().collect(),
-            slots: self.slots,
+            new: NewWorker {
+                name: self.name.clone(),
+                actions: self.handlers.keys().cloned().collect(),
+                slots: BTreeMap::from([(SLOT.to_owned(), self.slots)]),
+                ..NewWorker::default()
+            },
             local: true,
             lease_ms: None,
             holds: Vec::new(),
@@ -249,17 +253,18 @@ impl Host {
 
     fn handle(&mut self, effect: Effect, say: &tokio::sync::mpsc::UnboundedSender<Said>) {
         match effect {
-            Effect::Dispatch {
-                task, action, attempt, invocation, input, journal_len, key, messages_waiting, ..
-            } => {
+            Effect::Dispatch(dispatch) => {
+                let Dispatch { task, action, attempt, invocation, input, journal_len, key, messages_waiting, .. } =
+                    *dispatch;
                 let Some(handler) = self.handlers.get(&action).cloned() else {
                     tracing::error!(%action, "given a task this worker does not offer");
                     return;
                 };
-                let claim = Claim { worker: self.id, task, attempt, invocation };
+                let claim = Claim { worker: Some(self.id), task, attempt, invocation: Some(invocation) };
                 let job = Job {
                     client: self.client.clone(),
                     claim,
+                    invocation,
                     handler,
                     input,
                     journal_len,
@@ -280,7 +285,11 @@ impl Host {
                 }
             }
             effect @ (Effect::EntryDone { .. } | Effect::MessageWaits { .. }) => self.pass_on(effect),
-            Effect::Event { .. } | Effect::RunEnded { .. } | Effect::TokenRevoked { .. } => {}
+            Effect::Judge { .. }
+            | Effect::TaskChanged { .. }
+            | Effect::Event { .. }
+            | Effect::RunEnded { .. }
+            | Effect::TokenRevoked { .. } => {}
         }
     }
 
@@ -304,6 +313,7 @@ impl Host {
 struct Job {
     client: Client,
     claim: Claim,
+    invocation: u32,
     handler: Handler,
     input: Option<mainspring_core::row::PayloadRef>,
     journal_len: u32,
@@ -314,7 +324,7 @@ struct Job {
 
 impl Job {
     async fn carry_out(self, say: tokio::sync::mpsc::UnboundedSender<Said>) {
-        let claim = self.claim;
+        let (claim, invocation) = (self.claim, self.invocation);
         let outcome = self.outcome(&say).await;
         let command = match outcome {
             Outcome::Ended(Ok(output)) => Some(Command::Complete { claim, output }),
@@ -324,7 +334,7 @@ impl Job {
         if let Some(command) = command {
             self.report(command).await;
         }
-        let _ = say.send(Said::Over(claim.task, claim.invocation));
+        let _ = say.send(Said::Over(claim.task, invocation));
     }
 
     /// Reports the end of the attempt. An end that is refused for what it says (an output that is too large, say) is an
@@ -339,7 +349,9 @@ impl Job {
             Err(EngineError::Refused(refusal)) => {
                 let error = format!("what it ended with was refused: {refusal}");
                 tracing::warn!(%task, %error, "the attempt fails");
-                if let Err(error) = self.client.submit_patiently(Command::Fail { claim, error, retry: false }).await {
+                if let Err(error) =
+                    self.client.submit_patiently(Command::Fail { claim, error, retry: false, after_ms: None }).await
+                {
                     tracing::warn!(%task, %error, "the end of an attempt was not taken");
                 }
             }
@@ -368,7 +380,7 @@ impl Job {
                     Err(failure) => return Outcome::Ended(Err(failure)),
                 };
                 let journal = Arc::new(Journal::new(self.client.clone(), self.claim, replay, self.messages_waiting));
-                let _ = say.send(Said::Ready(self.claim.task, self.claim.invocation, journal.clone()));
+                let _ = say.send(Said::Ready(self.claim.task, self.invocation, journal.clone()));
                 let context = Context::new(journal.clone(), self.key.clone());
                 // Called inside, so that also what it does before its first await can't take the job with it.
                 let function = function.clone();
@@ -424,8 +436,10 @@ enum Outcome {
 fn end_of(claim: Claim, failure: Failure) -> Option<Command> {
     let error = failure.to_string();
     match failure {
-        Failure::Retryable(_) | Failure::Child { .. } => Some(Command::Fail { claim, error, retry: true }),
-        Failure::Final(_) | Failure::Json { .. } => Some(Command::Fail { claim, error, retry: false }),
+        Failure::Retryable(_) | Failure::Child { .. } => {
+            Some(Command::Fail { claim, error, retry: true, after_ms: None })
+        }
+        Failure::Final(_) | Failure::Json { .. } => Some(Command::Fail { claim, error, retry: false, after_ms: None }),
         Failure::Supersede(reason) => Some(Command::Supersede { claim, reason }),
         Failure::Mismatch { .. } => Some(Command::Park { claim, error }),
         Failure::GivenUp(_) => None,

@@ -1,6 +1,6 @@
 //! The closed list of what may be asked, and of the facts a decision may need that are not resident.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -8,20 +8,22 @@ use bytes::Bytes;
 
 use crate::id::{RunId, TaskId, TokenId, WorkerId};
 use crate::journal::Request;
-use crate::row::{JournalRow, RunRow, TaskRow};
+use crate::judge::Verdict;
+use crate::place::LabelValue;
+use crate::row::{ChildOf, ChildRow, JournalRow, LogRow, RunRow, RunWishes, TaskRow};
 use crate::workflow::WorkflowDef;
 
 /// A worker's claim on one attempt. A claim that is not the current one is refused, whatever it asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// Who claims.
-    pub worker: WorkerId,
+    /// Who claims. `None` for wires whose workers do not always say: whoever has it, as the attempt tells.
+    pub worker: Option<WorkerId>,
     /// Which task.
     pub task: TaskId,
     /// Which attempt at it.
     pub attempt: u32,
-    /// Which hand-over of the task to a worker.
-    pub invocation: u32,
+    /// Which hand-over of the task to a worker. `None` for wires that know attempts only: the latest of the attempt.
+    pub invocation: Option<u32>,
 }
 
 /// A hand-over a worker still has in hand, as it says when it comes back.
@@ -45,6 +47,42 @@ pub struct Idempotency {
     pub body: u64,
 }
 
+/// A run to be started.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Start {
+    /// Of which workflow.
+    pub workflow: String,
+    /// What serialises it, if the workflow has a key rule.
+    pub key: Option<String>,
+    /// Its input, JSON by convention.
+    pub input: Bytes,
+    /// Higher goes first. `None` takes the workflow's default.
+    pub priority: Option<u8>,
+    /// Makes a repeat recognisable.
+    pub idempotency: Option<Idempotency>,
+    /// What is noted about it: a JSON object by convention.
+    pub metadata: Option<Bytes>,
+    /// What it wishes of its workers.
+    pub wishes: Option<RunWishes>,
+    /// The task that asks for it outside its journal. Asked for again under the same name it is the same run.
+    pub child_of: Option<ChildOf>,
+}
+
+/// A worker that announces itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewWorker {
+    /// Its name, for people.
+    pub name: String,
+    /// The actions it offers.
+    pub actions: BTreeSet<String>,
+    /// How much it takes at once, by kind of slot.
+    pub slots: BTreeMap<String, u32>,
+    /// What is said about it, for tasks that wish for something.
+    pub labels: BTreeMap<String, LabelValue>,
+    /// What the wire it comes by wants remembered.
+    pub about: Bytes,
+}
+
 /// What may be asked of a core. Each is decided whole or refused whole, and may come twice.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
@@ -60,16 +98,13 @@ pub enum Command {
     },
     /// Starts a run.
     StartRun {
-        /// Of which workflow.
-        workflow: String,
-        /// What serialises it, if the workflow has a key rule.
-        key: Option<String>,
-        /// Its input, JSON by convention.
-        input: Bytes,
-        /// Higher goes first. `None` takes the workflow's default.
-        priority: Option<u8>,
-        /// Makes a repeat recognisable.
-        idempotency: Option<Idempotency>,
+        /// Which.
+        start: Start,
+    },
+    /// Starts several runs in the order given: all of them, or none.
+    StartRuns {
+        /// Which.
+        starts: Vec<Start>,
     },
     /// Ends a run and its children. Repeating it changes nothing.
     CancelRun {
@@ -77,6 +112,20 @@ pub enum Command {
         run: RunId,
         /// Why, for whoever looks.
         reason: String,
+    },
+    /// Ends one task of a run. What depends on it is cancelled too. Repeating it changes nothing.
+    CancelTask {
+        /// Which task.
+        task: TaskId,
+        /// Why, for whoever looks.
+        reason: String,
+    },
+    /// Lets a run that has ended run again, with the input it had: whole, or some of its tasks and what depends on them.
+    ReplayRun {
+        /// Which run.
+        run: RunId,
+        /// Which tasks. `None` for all.
+        tasks: Option<Vec<u16>>,
     },
     /// Lets a parked run try again, after its code was mended.
     ResumeRun {
@@ -102,6 +151,10 @@ pub enum Command {
         scope: Option<String>,
         /// Its data.
         data: Bytes,
+        /// What is noted about it: a JSON object by convention. Runs it starts take it over.
+        metadata: Option<Bytes>,
+        /// Of the runs it starts. `None` takes their workflows' defaults.
+        priority: Option<u8>,
     },
     /// Sends a named signal to a run. It is kept until the run takes it.
     SignalRun {
@@ -116,18 +169,84 @@ pub enum Command {
     RegisterWorker {
         /// Its id. The same id again replaces what was known.
         worker: WorkerId,
-        /// Its name, for people.
-        name: String,
-        /// The actions it offers.
-        actions: Vec<String>,
-        /// How many attempts it takes at once.
-        slots: u32,
+        /// What it is.
+        new: NewWorker,
         /// Whether it lives in the engine's own process.
         local: bool,
         /// It is given up when silent for this long. `None` for a worker whose end is noticed by other means.
         lease_ms: Option<u64>,
         /// What it still has in hand. Others it was given are given up.
         holds: Vec<Held>,
+    },
+    /// Remembers a worker that is reached over a wire, under an id of its own. It is given nothing before it connects.
+    EnrolWorker {
+        /// Its id. The same id again changes nothing.
+        worker: WorkerId,
+        /// What it is.
+        new: NewWorker,
+        /// It is given up when silent for this long.
+        lease_ms: u64,
+    },
+    /// An enrolled worker can be reached. Not recorded.
+    ConnectWorker {
+        /// Which worker.
+        worker: WorkerId,
+    },
+    /// An enrolled worker can't be reached; it may come back until its lease is over. Not recorded.
+    DisconnectWorker {
+        /// Which worker.
+        worker: WorkerId,
+        /// What certainly never reached it.
+        undelivered: Vec<Held>,
+    },
+    /// Changes what is known of an enrolled worker.
+    UpdateWorker {
+        /// Which worker.
+        worker: WorkerId,
+        /// Labels to add or replace.
+        labels: BTreeMap<String, LabelValue>,
+        /// Whether it is given nothing new.
+        paused: Option<bool>,
+    },
+    /// A worker has a task in hand: that it got it is not in doubt after a lost connection.
+    Acknowledge {
+        /// On whose behalf.
+        claim: Claim,
+    },
+    /// Answers whether a task that is judged runs. Changes nothing once that is settled.
+    Judge {
+        /// Which task.
+        task: TaskId,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// Gives the present attempt at a task more time.
+    ExtendTimeout {
+        /// Which task.
+        task: TaskId,
+        /// How much, in milliseconds.
+        by_ms: u64,
+    },
+    /// Lets a running task go on without the slots it took.
+    ReleaseSlots {
+        /// Which task.
+        task: TaskId,
+    },
+    /// Puts a limit on how much is taken in a time, or changes it.
+    PutRate {
+        /// Its name.
+        name: String,
+        /// How much there is in a window.
+        limit: u32,
+        /// The window, in milliseconds.
+        window_ms: u64,
+    },
+    /// Writes down a line of a task's log.
+    PutLog {
+        /// Which task.
+        task: TaskId,
+        /// The line.
+        line: LogRow,
     },
     /// Renews a worker's lease. Not recorded.
     HeartbeatWorker {
@@ -177,6 +296,8 @@ pub enum Command {
         error: String,
         /// Whether another attempt may help.
         retry: bool,
+        /// When the next attempt is due, in milliseconds from now. `None`: as the definition says.
+        after_ms: Option<u64>,
     },
     /// A journal does not fit the code it was replayed with; the run waits for a person.
     Park {
@@ -221,8 +342,9 @@ impl Command {
     /// Bytes of the payload that comes with it: what it weighs while it waits.
     pub fn payload_bytes(&self) -> usize {
         match self {
-            Command::StartRun { input: payload, .. }
-            | Command::SendMessage { payload, .. }
+            Command::StartRun { start } => start.input.len(),
+            Command::StartRuns { starts } => starts.iter().map(|start| start.input.len()).sum(),
+            Command::SendMessage { payload, .. }
             | Command::EmitEvent { data: payload, .. }
             | Command::SignalRun { payload, .. }
             | Command::Complete { output: payload, .. } => payload.len(),
@@ -230,8 +352,20 @@ impl Command {
             Command::PutTenant { .. }
             | Command::PutWorkflow { .. }
             | Command::CancelRun { .. }
+            | Command::CancelTask { .. }
+            | Command::ReplayRun { .. }
             | Command::ResumeRun { .. }
             | Command::RegisterWorker { .. }
+            | Command::EnrolWorker { .. }
+            | Command::ConnectWorker { .. }
+            | Command::DisconnectWorker { .. }
+            | Command::UpdateWorker { .. }
+            | Command::Acknowledge { .. }
+            | Command::Judge { .. }
+            | Command::ExtendTimeout { .. }
+            | Command::ReleaseSlots { .. }
+            | Command::PutRate { .. }
+            | Command::PutLog { .. }
             | Command::HeartbeatWorker { .. }
             | Command::RemoveWorker { .. }
             | Command::Suspend { .. }
@@ -256,6 +390,8 @@ pub enum Need {
     Task(TaskId),
     /// A journal entry.
     Journal(TaskId, u32),
+    /// A run that has ended, with its tasks and the children they asked for.
+    Whole(RunId),
 }
 
 /// A fact found, or found missing.
@@ -267,6 +403,8 @@ pub enum Fact {
     Task(TaskRow),
     /// A journal entry.
     Journal(JournalRow),
+    /// A run with its tasks, in order, and the children they asked for, each with the index of the asking task.
+    Whole(RunRow, Vec<TaskRow>, Vec<(u16, ChildRow)>),
     /// There is none.
     Missing,
 }

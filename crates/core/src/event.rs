@@ -15,16 +15,26 @@ use crate::id::{RunId, TaskId, VersionId};
 use crate::journal::Completion;
 use crate::machine::{Consequence, Step};
 use crate::reply::{Refusal, Reply};
-use crate::row::{self, EventRow};
+use crate::row::{self, EventRef, EventRow};
 use crate::run::NewRun;
 use crate::workflow::WorkflowDef;
 use crate::write::Table;
 
 impl Step<'_> {
-    pub(crate) fn emit_event(&mut self, name: &str, scope: Option<String>, data: Bytes) -> Result<Reply, Refusal> {
+    pub(crate) fn emit_event(
+        &mut self,
+        name: &str,
+        scope: Option<String>,
+        data: Bytes,
+        metadata: Option<Bytes>,
+        priority: Option<u8>,
+    ) -> Result<Reply, Refusal> {
         self.check_event(name, scope.as_deref(), &data)?;
-        let seq = self.publish(name, scope, None, data);
-        Ok(Reply::Emitted { seq })
+        self.check_metadata(metadata.as_ref())?;
+        let at = self.now;
+        let event = EventRow { name: name.to_owned(), scope, at, run: None, data, metadata };
+        let seq = self.publish(event, priority);
+        Ok(Reply::Emitted { seq, at })
     }
 
     pub(crate) fn check_event(&self, name: &str, scope: Option<&str>, data: &Bytes) -> Result<(), Refusal> {
@@ -44,19 +54,31 @@ impl Step<'_> {
                 action: "give the event a scope, so that fewer runs wait for the same one",
             });
         }
+        // Each run that is woken or started gets the data as its own.
+        let triggered = self.triggered_by(name);
+        let copies = (fan_out + triggered.len()).saturating_mul(data.len());
+        if copies > self.limits.event_copies_bytes_max {
+            return Err(Refusal::TooLarge {
+                what: "the event's data, over all runs that would get it,",
+                found: copies,
+                max: self.limits.event_copies_bytes_max,
+            });
+        }
+        for (_, def) in &triggered {
+            self.check_executable(def)?;
+        }
         // An event that starts nothing is taken even when no run may start: it may be what lets others end.
-        if self.triggered_by(name).is_empty() { Ok(()) } else { self.check_live_runs() }
+        if triggered.is_empty() { Ok(()) } else { self.check_live_runs() }
     }
 
     /// Records an event, wakes who waits for it, starts what it triggers.
-    pub(crate) fn publish(&mut self, name: &str, scope: Option<String>, run: Option<RunId>, data: Bytes) -> u64 {
+    pub(crate) fn publish(&mut self, event: EventRow, priority: Option<u8>) -> u64 {
         self.meta.event_seq += 1;
         *self.meta_dirty = true;
         let seq = self.meta.event_seq;
-        let event = EventRow { name: name.to_owned(), scope, at: self.now, run, data };
         self.out.put(Table::Event, &row::key::event(self.tenant, event.scope.as_deref(), seq), &event);
         self.wake_waits(&event);
-        self.start_triggered(&event);
+        self.start_triggered(&event, seq, priority);
         self.out.effect(Effect::Event { tenant: self.tenant, seq, event });
         seq
     }
@@ -73,7 +95,7 @@ impl Step<'_> {
     fn triggered_by(&self, name: &str) -> Vec<(VersionId, Arc<WorkflowDef>)> {
         let current = self.t.current.values().filter_map(|version| Some((version, self.t.versions.get(version)?)));
         current
-            .filter(|(_, def)| !def.inbox && def.event_triggers.iter().any(|trigger| trigger == name))
+            .filter(|(_, def)| !def.inbox && def.event_triggers.iter().any(|trigger| matches_pattern(trigger, name)))
             .map(|(version, def)| (*version, Arc::clone(def)))
             .collect()
     }
@@ -93,7 +115,7 @@ impl Step<'_> {
 
     /// Starts what an event triggers. A run's own start is an event too, so workflows could start each other without
     /// end within one decision: chains and their sum are bounded, and what is beyond that is not started.
-    fn start_triggered(&mut self, event: &EventRow) {
+    fn start_triggered(&mut self, event: &EventRow, seq: u64, priority: Option<u8>) {
         let depth = event.run.and_then(|run| self.triggered.get(&run)).copied().unwrap_or(0);
         if depth >= self.limits.trigger_depth_max {
             return;
@@ -102,20 +124,18 @@ impl Step<'_> {
             if self.triggered.len() >= self.limits.event_fan_out_max {
                 return;
             }
-            let id = RunId(self.ids.mint());
+            let id = self.ids.mint_run();
             self.triggered.insert(id, depth + 1);
             let input = Some(self.store_payload(event.data.clone()));
             // A workflow with a key rule serialises its event-started runs by the event's scope.
             let key = event.scope.clone().filter(|_| def.key.is_some());
             self.create_run(NewRun {
-                id,
-                version,
-                def,
                 key,
-                priority: None,
+                priority,
                 input,
-                parent: None,
-                superseded_from: None,
+                metadata: event.metadata.clone(),
+                event: Some(EventRef { seq, at: event.at, name: event.name.clone() }),
+                ..NewRun::of(id, version, def)
             });
         }
     }
@@ -140,8 +160,27 @@ impl Step<'_> {
         let Some(run) = self.t.runs.get(&id) else { return };
         let Some(prefix) = &run.def.lifecycle_events else { return };
         let (name, scope) = (format!("{prefix}.{what}"), run.row.key.clone());
-        self.publish(&name, scope, Some(id), Bytes::from(data));
+        let (at, data) = (self.now, Bytes::from(data));
+        self.publish(EventRow { name, scope, at, run: Some(id), data, metadata: None }, None);
     }
+}
+
+/// Whether a trigger's pattern fits a name. `*` stands for any text.
+fn matches_pattern(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(first) else { return false };
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return name.ends_with(part);
+        }
+        // The earliest place leaves the most for the parts that follow.
+        match name.find(part) {
+            Some(at) => name = &name[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
 }
 
 /// A JSON string literal of at most `chars_max` characters of `text`.

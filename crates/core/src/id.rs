@@ -91,6 +91,20 @@ pub struct TaskId {
     pub index: u16,
 }
 
+impl TaskId {
+    /// The task as one id, for wires that know nothing of a pair: the run's id with the task's index, counted from 1, in
+    /// its last 16 bits. `None` for a task of a run whose id was minted before that room was left, or of the last index.
+    pub fn to_id(self) -> Option<u128> {
+        (self.run.0 & 0xffff == 0 && self.index < u16::MAX).then(|| self.run.0 | (u128::from(self.index) + 1))
+    }
+
+    /// The task an id of [`TaskId::to_id`] stands for; `None` for the id of a run.
+    pub fn from_id(id: u128) -> Option<TaskId> {
+        let index = (id & 0xffff) as u16;
+        Some(TaskId { run: RunId(id & !0xffff), index: index.checked_sub(1)? })
+    }
+}
+
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.run, self.index)
@@ -131,13 +145,19 @@ impl Ids {
         self.minted += 1;
         let low = mix((self.seed as u64).wrapping_add(self.minted.wrapping_mul(0xd134_2543_de82_ef95)));
         let random = mix(((self.seed >> 64) as u64) ^ self.minted.rotate_left(32) ^ low);
-        // The order within a command is kept for its first 63 ids, which is more than anything needs that queues.
-        let order = u128::from(self.minted.min(63)) << 56;
+        // The order within a command is kept for its first 4095 ids: a thousand runs of one request stay in order.
+        let order = u128::from(self.minted.min(0xfff)) << 50;
         let time = u128::from(self.now & 0xffff_ffff_ffff) << 80;
         let version = 0x7_u128 << 76;
         let a = u128::from(self.nth) << 64;
         let variant = 0b10_u128 << 62;
-        time | version | a | variant | order | u128::from(random >> 8)
+        time | version | a | variant | order | u128::from(random >> 14)
+    }
+
+    /// The id of a new run. Its last 16 bits are zero, which leaves room to name each of its tasks by an id of the
+    /// same form: see [`TaskId::to_id`].
+    pub fn mint_run(&mut self) -> RunId {
+        RunId(self.mint() & !0xffff)
     }
 }
 

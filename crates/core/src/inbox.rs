@@ -19,7 +19,7 @@ use crate::id::{MessageId, RunId, TaskId};
 use crate::journal::{Completion, PendingKind, Received};
 use crate::machine::{Consequence, Step};
 use crate::reply::{InboxView, Refusal, Reply};
-use crate::row::{self, InboxRow, MessageRow, MessageState, RunState, TaskState};
+use crate::row::{self, EventRow, InboxRow, MessageRow, MessageState, RunState, TaskState};
 use crate::run::NewRun;
 use crate::write::Table;
 
@@ -69,7 +69,7 @@ impl Step<'_> {
         let body = payload.clone();
         let payload = self.store_payload(payload);
         let is_new = !self.t.inboxes.contains_key(&place);
-        let fresh = RunId(self.ids.mint());
+        let fresh = self.ids.mint_run();
         let inbox = self.t.inboxes.entry(place.clone()).or_insert_with(|| Inbox {
             row: InboxRow { live: fresh, closed: false, successor: None, next_seq: 0 },
             unread: BTreeMap::new(),
@@ -93,20 +93,12 @@ impl Step<'_> {
         self.remember_request(idempotency, Some(message), run);
         if def.lifecycle_events.is_some() {
             let data = accepted_event(message, &body);
-            self.publish("message.accepted", Some(key.to_owned()), Some(run), data);
+            let (name, scope, at) = ("message.accepted".to_owned(), Some(key.to_owned()), self.now);
+            self.publish(EventRow { name, scope, at, run: Some(run), data, metadata: None }, None);
         }
         if is_new {
             let key = Some(key.to_owned());
-            self.create_run(NewRun {
-                id: live,
-                version,
-                def,
-                key,
-                priority: None,
-                input: None,
-                parent: None,
-                superseded_from: None,
-            });
+            self.create_run(NewRun { key, ..NewRun::of(live, version, def) });
         } else {
             self.offer_messages(live, seq);
         }
@@ -241,7 +233,7 @@ impl Step<'_> {
             }
             return;
         }
-        let successor = inbox.row.successor.take().unwrap_or_else(|| RunId(self.ids.mint()));
+        let successor = inbox.row.successor.take().unwrap_or_else(|| self.ids.mint_run());
         inbox.row.live = successor;
         inbox.row.closed = false;
         if how == RunState::Superseded {
@@ -255,16 +247,8 @@ impl Step<'_> {
         let old = self.t.runs.get(&run).map(|run| (run.row.version, run.def.clone()));
         let found = self.current_def(&workflow).ok().filter(|(_, def)| def.inbox).or(old);
         let Some((version, def)) = found else { return };
-        self.create_run(NewRun {
-            id: successor,
-            version,
-            def,
-            key: Some(key),
-            priority: None,
-            input: None,
-            parent: None,
-            superseded_from: (how == RunState::Superseded).then_some(run),
-        });
+        let superseded_from = (how == RunState::Superseded).then_some(run);
+        self.create_run(NewRun { key: Some(key), superseded_from, ..NewRun::of(successor, version, def) });
     }
 }
 

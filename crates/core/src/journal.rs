@@ -17,7 +17,7 @@ use crate::effect::Effect;
 use crate::id::{MessageId, Ms, RunId, TaskId};
 use crate::machine::{Consequence, End, Step};
 use crate::reply::{Refusal, Reply};
-use crate::row::{self, JournalRow, OnParentEnd, Parent, PayloadRef, RunState, TaskState};
+use crate::row::{self, EventRow, JournalRow, OnParentEnd, Parent, PayloadRef, RunState, TaskState};
 use crate::run::NewRun;
 use crate::timer::TimerKey;
 use crate::write::Table;
@@ -523,15 +523,14 @@ impl Step<'_> {
                     Ok(found) => found,
                     Err(refusal) => return Begun::Done(Completion::Failed(refusal.to_string())),
                 };
-                let child = RunId(self.ids.mint());
+                let child = self.ids.mint_run();
                 let input = Some(self.store_payload(input));
                 let parent = (!detached || on_parent_end == OnParentEnd::Cancel).then_some(Parent {
                     task: id,
                     position,
                     on_end: on_parent_end,
                 });
-                let new = NewRun { id: child, version, def, key, priority, input, parent, superseded_from: None };
-                self.create_run(new);
+                self.create_run(NewRun { key, priority, input, parent, ..NewRun::of(child, version, def) });
                 if detached {
                     Begun::Done(Completion::Spawned(child))
                 } else {
@@ -544,7 +543,8 @@ impl Step<'_> {
             },
             Request::Emit { name, scope, data } => {
                 let scope = scope.or_else(|| self.t.runs.get(&id.run).and_then(|run| run.row.key.clone()));
-                self.publish(&name, scope, Some(id.run), data);
+                let event = EventRow { name, scope, at: now, run: Some(id.run), data, metadata: None };
+                self.publish(event, None);
                 Begun::Done(Completion::Unit)
             }
             Request::Cancel { run, reason } => {
@@ -586,11 +586,13 @@ impl Step<'_> {
             // Queued, in backoff or parked: it will read the entry when it runs again.
             TaskState::Blocked
             | TaskState::Queued { .. }
+            | TaskState::Judged { .. }
             | TaskState::Backoff { .. }
             | TaskState::Parked
             | TaskState::Completed
             | TaskState::Failed
-            | TaskState::Cancelled => {}
+            | TaskState::Cancelled
+            | TaskState::Skipped => {}
         }
     }
 

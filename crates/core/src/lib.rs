@@ -5,8 +5,8 @@
 //! Time, ids and chance come in with the command as a [`Moment`]; facts that are not resident come in as [`Facts`].
 //!
 //! Reading order: [`command`] (what may be asked), [`write`] (what is recorded), [`effect`] (what the world must do),
-//! [`reply`] (what is answered), then one file per noun: [`run`], [`task`], [`journal`], [`inbox`], [`key`], [`event`],
-//! [`timer`], [`worker`], [`idempotency`], [`token`]. [`machine`] ties them together.
+//! [`reply`] (what is answered), then one file per noun: [`run`], [`task`], [`judge`], [`journal`], [`inbox`], [`key`],
+//! [`event`], [`timer`], [`worker`], [`place`], [`rate`], [`idempotency`], [`token`]. [`machine`] ties them together.
 
 #![no_std]
 
@@ -19,10 +19,15 @@ pub mod id;
 pub mod idempotency;
 pub mod inbox;
 pub mod journal;
+pub mod judge;
 pub mod key;
 pub mod limit;
+mod log;
 pub mod machine;
+pub mod place;
+pub mod rate;
 pub mod recover;
+mod replay;
 pub mod reply;
 pub mod row;
 pub mod run;
@@ -34,8 +39,8 @@ pub mod worker;
 pub mod workflow;
 pub mod write;
 
-pub use crate::command::{Command, Fact, Facts, Held, Need};
-pub use crate::effect::Effect;
+pub use crate::command::{Command, Fact, Facts, Held, Need, NewWorker, Start};
+pub use crate::effect::{Dispatch, Effect, TaskChange};
 pub use crate::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
 pub use crate::machine::{Core, Moment};
 pub use crate::reply::{Refusal, Reply};

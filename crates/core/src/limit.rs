@@ -22,8 +22,10 @@ pub struct Limits {
     /// How long a chain of runs may be that start each other by the events of their own start or end within one
     /// decision.
     pub trigger_depth_max: u32,
-    /// Bytes of an event's data, which is kept inline.
+    /// Bytes of an event's data, which is kept inline. As much as a payload: it becomes one.
     pub event_bytes_max: usize,
+    /// Bytes of an event's data over all the runs that get it as their own, in one decision.
+    pub event_copies_bytes_max: usize,
     /// Bytes of a name: workflow, task, event, signal, label.
     pub name_bytes_max: usize,
     /// Bytes of a key, scope or idempotency key.
@@ -38,6 +40,23 @@ pub struct Limits {
     pub workers_max: usize,
     /// Tokens per tenant.
     pub tokens_max: usize,
+    /// Rate limits per tenant, those that tasks bring along included: one for each of a hundred thousand customers.
+    pub rates_max: usize,
+    /// Runs one request may start.
+    pub starts_max: usize,
+    /// Runs one task may ask for by name.
+    pub children_max: usize,
+    /// Bytes of what is noted about a run or an event, which stays in memory with the run.
+    pub metadata_bytes_max: usize,
+    /// Bytes of one line of a task's log.
+    pub log_bytes_max: usize,
+    /// Milliseconds after its end for which a run may be replayed. Well below the time it is kept for, so that nothing of
+    /// it is being removed meanwhile.
+    pub replay_ms: u64,
+    /// Milliseconds a worker that came back has to say what it has in hand, before that is given up.
+    pub acknowledge_ms: u64,
+    /// Milliseconds a worker reached over a wire is remembered while nothing connects it.
+    pub worker_forget_ms: u64,
     /// Times in a row a task may lose its worker without progress before it is parked, so that a task which kills its
     /// worker cannot do so for ever. With the growing waits between them 60 take ten minutes: a deployment that
     /// restarts again and again for another reason should not leave everything it had in hand to a person.
@@ -66,7 +85,8 @@ impl Default for Limits {
             signals_max: 1_000,
             event_fan_out_max: 1_000,
             trigger_depth_max: 4,
-            event_bytes_max: 64 * 1024,
+            event_bytes_max: 4 * 1024 * 1024,
+            event_copies_bytes_max: 32 * 1024 * 1024,
             name_bytes_max: 256,
             key_bytes_max: 1_024,
             idempotency_keys_max: 2_000_000,
@@ -74,11 +94,19 @@ impl Default for Limits {
             workflows_max: 10_000,
             workers_max: 10_000,
             tokens_max: 10_000,
+            rates_max: 100_000,
+            starts_max: 1_000,
+            children_max: 100_000,
+            metadata_bytes_max: 64 * 1024,
+            log_bytes_max: 64 * 1024,
+            replay_ms: 15 * 24 * 60 * 60 * 1_000,
+            acknowledge_ms: 5_000,
+            worker_forget_ms: 24 * 60 * 60 * 1_000,
             losses_max: 60,
             worker_grace_ms: 10_000,
             tick_bytes_max: 1024 * 1024,
             definition_bytes_max: 256 * 1024,
-            reason_bytes_max: 8 * 1024,
+            reason_bytes_max: 64 * 1024,
             timers_per_tick_max: 1_000,
         }
     }

@@ -110,6 +110,10 @@ impl Core {
             Command::Complete { claim, .. } | Command::Fail { claim, .. } | Command::Supersede { claim, .. } => {
                 tenant.ended_task_need(claim)
             }
+            Command::ReplayRun { run, .. } => (!tenant.runs.contains_key(run)).then_some(Need::Whole(*run)),
+            Command::CancelTask { task, .. } | Command::PutLog { task, .. } => {
+                (!tenant.runs.contains_key(&task.run)).then_some(Need::Run(task.run))
+            }
             Command::CancelRun { run, .. }
             | Command::ResumeRun { run }
             | Command::SignalRun { run, .. }
@@ -117,6 +121,16 @@ impl Core {
             Command::PutTenant { .. }
             | Command::PutWorkflow { .. }
             | Command::StartRun { .. }
+            | Command::StartRuns { .. }
+            | Command::EnrolWorker { .. }
+            | Command::ConnectWorker { .. }
+            | Command::DisconnectWorker { .. }
+            | Command::UpdateWorker { .. }
+            | Command::Acknowledge { .. }
+            | Command::Judge { .. }
+            | Command::ExtendTimeout { .. }
+            | Command::ReleaseSlots { .. }
+            | Command::PutRate { .. }
             | Command::SendMessage { .. }
             | Command::EmitEvent { .. }
             | Command::RegisterWorker { .. }
@@ -236,26 +250,39 @@ impl Step<'_> {
         match command {
             Command::PutTenant { .. } => unreachable!("tenants are put before a step exists"),
             Command::PutWorkflow { def } => self.put_workflow(def),
-            Command::StartRun { workflow, key, input, priority, idempotency } => {
-                self.start_run(&workflow, key, input, priority, idempotency)
-            }
+            Command::StartRun { start } => self.start_run(start),
+            Command::StartRuns { starts } => self.start_runs(starts),
+            Command::CancelTask { task, reason } => self.cancel_task(task, reason, facts),
+            Command::ReplayRun { run, tasks } => self.replay_run(run, tasks, facts),
             Command::CancelRun { run, reason } => self.cancel_run(run, reason, facts),
             Command::ResumeRun { run } => self.resume_run(run, facts),
             Command::SendMessage { workflow, key, payload, idempotency } => {
                 self.send_message(&workflow, &key, payload, idempotency)
             }
-            Command::EmitEvent { name, scope, data } => self.emit_event(&name, scope, data),
-            Command::SignalRun { run, name, payload } => self.signal_run(run, name, payload, facts),
-            Command::RegisterWorker { worker, name, actions, slots, local, lease_ms, holds } => {
-                self.register_worker(worker, name, actions, slots, local, lease_ms, &holds)
+            Command::EmitEvent { name, scope, data, metadata, priority } => {
+                self.emit_event(&name, scope, data, metadata, priority)
             }
+            Command::SignalRun { run, name, payload } => self.signal_run(run, name, payload, facts),
+            Command::RegisterWorker { worker, new, local, lease_ms, holds } => {
+                self.register_worker(worker, new, local, lease_ms, &holds)
+            }
+            Command::EnrolWorker { worker, new, lease_ms } => self.enrol_worker(worker, new, lease_ms),
+            Command::ConnectWorker { worker } => self.connect_worker(worker),
+            Command::DisconnectWorker { worker, undelivered } => self.disconnect_worker(worker, &undelivered),
+            Command::UpdateWorker { worker, labels, paused } => self.update_worker(worker, labels, paused),
+            Command::Acknowledge { claim } => self.acknowledge(&claim),
+            Command::Judge { task, verdict } => self.judge(task, verdict),
+            Command::ExtendTimeout { task, by_ms } => self.extend_timeout(task, by_ms),
+            Command::ReleaseSlots { task } => self.release_slots(task),
+            Command::PutRate { name, limit, window_ms } => self.put_rate(&name, limit, window_ms),
+            Command::PutLog { task, line } => self.put_log(task, line, facts),
             Command::HeartbeatWorker { worker } => self.heartbeat_worker(worker),
             Command::RemoveWorker { worker } => self.remove_worker(worker),
             Command::Journal { claim, position, request } => self.journal(claim, position, request, facts),
             Command::Suspend { claim, waiting } => self.suspend(claim, &waiting),
             Command::Complete { claim, output } => self.complete(claim, output, facts),
             Command::Supersede { claim, reason } => self.supersede(claim, reason, facts),
-            Command::Fail { claim, error, retry } => self.fail(claim, error, retry, facts),
+            Command::Fail { claim, error, retry, after_ms } => self.fail(claim, error, retry, after_ms, facts),
             Command::Park { claim, error } => self.park(claim, error),
             Command::PutToken { token, name, scopes, expires_at } => self.put_token(token, name, scopes, expires_at),
             Command::RevokeToken { token } => self.revoke_token(token),
@@ -272,6 +299,8 @@ impl Step<'_> {
             TimerKey::ExecutionTimeout(task) => self.execution_timeout(task, due),
             TimerKey::Entry(task, position) => self.entry_due(task, position),
             TimerKey::WorkerLease(worker) => self.worker_silent(worker),
+            TimerKey::Acknowledge(task) => self.not_acknowledged(task),
+            TimerKey::Refill => self.refill(),
             TimerKey::Idempotency => self.expire_idempotency(),
         }
     }

@@ -5,17 +5,20 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::effect::Effect;
 use crate::id::{MessageId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId, mix};
 use crate::inbox::Inbox;
 use crate::journal::PendingKind;
 use crate::key::waiting_spot;
 use crate::limit::Limits;
 use crate::machine::{Core, Moment};
+use crate::rate::Rate;
 use crate::row::{
-    self, BadRow, IdempotencyRow, InboxRow, MessageRow, MessageState, MetaRow, RunRow, RunState, TaskRow, TaskState,
-    TenantRow, TokenRow, WorkflowRow,
+    self, BadRow, ChildRow, IdempotencyRow, InboxRow, MessageRow, MessageState, MetaRow, RateRow, Row, RunRow,
+    RunState, TaskRow, TaskState, TenantRow, TokenRow, WorkerRow, WorkflowRow,
 };
 use crate::run::Run;
+use crate::task::{spot_of, wants_of};
 use crate::timer::TimerKey;
 use crate::worker::Worker;
 use crate::write::{Op, Out, Table};
@@ -62,8 +65,11 @@ impl Recovery {
             | Table::Message
             | Table::Inbox
             | Table::Idempotency
-            | Table::Token => true,
-            Table::Journal | Table::Event | Table::Payload => false,
+            | Table::Token
+            | Table::Worker
+            | Table::Rate
+            | Table::Child => true,
+            Table::Journal | Table::Event | Table::Payload | Table::Log => false,
         }
     }
 
@@ -111,6 +117,18 @@ impl Recovery {
         for (key, body) in take(Table::Task) {
             load_task(&mut core, &key, &body)?;
         }
+        for (key, body) in take(Table::Child) {
+            load_child(&mut core, &key, &body)?;
+        }
+        for (key, body) in take(Table::Worker) {
+            let worker = Worker::enrolled(read::<WorkerRow>(Table::Worker, &body)?);
+            core.tenants.entry(tenant_of(&key)?).or_default().workers.insert(WorkerId(second(&key)?), worker);
+        }
+        for (key, body) in take(Table::Rate) {
+            let name = row::key::rate_of(&key).ok_or_else(|| inconsistent("a rate limit's key"))?;
+            let rate = Rate { row: read::<RateRow>(Table::Rate, &body)?, waiting: BTreeSet::new() };
+            core.tenants.entry(tenant_of(&key)?).or_default().rates.insert(name.into(), rate);
+        }
         for (key, body) in take(Table::Inbox) {
             load_inbox(&mut core, &key, &body)?;
         }
@@ -136,7 +154,7 @@ impl Recovery {
 
 impl Core {
     /// Releases what was owed when the process ended: attempts of workers that lived in it are tried again, other
-    /// workers get a grace time to come back, and whatever waits for a slot or a key is looked at once.
+    /// workers get a grace time to come back, and verdicts that were not given are asked for again.
     pub fn resume(&mut self, moment: Moment, out: &mut Out) {
         // Ids minted in this millisecond before the restart must stay before those minted after it.
         self.advance(moment.now.max(self.meta.now.saturating_add(1)));
@@ -153,8 +171,19 @@ impl Core {
                     lost.extend(core::mem::take(&mut known.running));
                     step.t.workers.remove(&worker);
                 } else {
-                    known.lease_until = Some(grace_until);
-                    step.timers.set(grace_until, tenant, TimerKey::WorkerLease(worker));
+                    // An enrolled worker with nothing in hand is only remembered.
+                    let idle = known.running.is_empty() && known.row.is_some();
+                    let lease = if idle { step.limits.worker_forget_ms } else { known.lease_ms.unwrap_or(0) };
+                    let until = grace_until.max(step.now.saturating_add(lease));
+                    known.lease_until = Some(until);
+                    step.timers.set(until, tenant, TimerKey::WorkerLease(worker));
+                }
+            }
+            for (&run, live) in &step.t.runs {
+                let judged =
+                    live.tasks.iter().enumerate().filter(|(_, task)| matches!(task.state, TaskState::Judged { .. }));
+                for (index, _) in judged {
+                    step.out.effect(Effect::Judge { tenant, task: TaskId { run, index: index as u16 } });
                 }
             }
             for task in lost {
@@ -169,7 +198,7 @@ fn inconsistent(what: &str) -> RecoverError {
     RecoverError::Inconsistent { what: what.to_string() }
 }
 
-fn read<T: serde::de::DeserializeOwned>(table: Table, body: &[u8]) -> Result<T, RecoverError> {
+fn read<T: Row>(table: Table, body: &[u8]) -> Result<T, RecoverError> {
     row::decode(body).map_err(|cause| RecoverError::Row { table, cause })
 }
 
@@ -201,7 +230,7 @@ fn load_run(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError
     }
     let tenant = core.tenants.entry(tenant_of(key)?).or_default();
     let def = tenant.versions.get(&row.version).cloned().ok_or_else(|| inconsistent("a run without its version"))?;
-    tenant.runs.insert(id, Run { row, def, tasks: Vec::new(), children: BTreeSet::new() });
+    tenant.runs.insert(id, Run::new(row, def, Vec::new()));
     Ok(())
 }
 
@@ -214,6 +243,16 @@ fn load_task(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverErro
         return Err(inconsistent("a run with a missing task"));
     }
     run.tasks.push(read::<TaskRow>(Table::Task, body)?);
+    Ok(())
+}
+
+fn load_child(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+    let task = row::key::task_of(key).ok_or_else(|| inconsistent("a child's key"))?;
+    let tenant = core.tenants.entry(tenant_of(key)?).or_default();
+    if let Some(run) = tenant.runs.get_mut(&task.run) {
+        let row = read::<ChildRow>(Table::Child, body)?;
+        run.named.insert((task.index, row.name), row.run);
+    }
     Ok(())
 }
 
@@ -268,8 +307,9 @@ fn derive(core: &mut Core) -> Result<(), RecoverError> {
                 let def = &run.def.tasks[index];
                 match &task.state {
                     TaskState::Queued { since } => {
-                        let spot = (core::cmp::Reverse(run.row.priority), *since, id);
-                        tenant.queues.entry(def.action.clone()).or_default().insert(spot);
+                        let (spot, wants) = (spot_of(run, id, *since), Arc::new(wants_of(run, id.index)));
+                        let lines = tenant.queues.entry(def.action.clone()).or_default();
+                        lines.entry(wants).or_default().insert(spot);
                         if let Some(timeout) = def.schedule_timeout_ms {
                             timers.set(since.saturating_add(timeout), tenant_id, TimerKey::ScheduleTimeout(id));
                         }
@@ -277,18 +317,24 @@ fn derive(core: &mut Core) -> Result<(), RecoverError> {
                     TaskState::Running { worker, local, deadline, .. } => {
                         let known = tenant.workers.entry(*worker).or_insert_with(Worker::default);
                         known.local = *local;
-                        known.running.insert(id);
+                        if task.slots_released {
+                            known.running.insert(id);
+                        } else {
+                            known.take(id, &def.slots);
+                        }
                         if let Some(deadline) = deadline {
                             timers.set(*deadline, tenant_id, TimerKey::ExecutionTimeout(id));
                         }
                     }
                     TaskState::Backoff { until } => timers.set(*until, tenant_id, TimerKey::Backoff(id)),
                     TaskState::Blocked
+                    | TaskState::Judged { .. }
                     | TaskState::Suspended { .. }
                     | TaskState::Parked
                     | TaskState::Completed
                     | TaskState::Failed
-                    | TaskState::Cancelled => {}
+                    | TaskState::Cancelled
+                    | TaskState::Skipped => {}
                 }
                 for (position, pending) in &task.pending {
                     if let Some(deadline) = pending.deadline {

@@ -1,6 +1,7 @@
 //! What is answered: replies, and refusals that say what to change.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::id::{MessageId, Ms, RunId, VersionId};
 use crate::journal::Completion;
@@ -25,6 +26,13 @@ pub enum Reply {
         /// Whether it was an earlier delivery.
         duplicate: bool,
     },
+    /// Runs were started, in the order they were asked for, each now or by an earlier request.
+    StartedAll {
+        /// The runs.
+        runs: Vec<RunId>,
+    },
+    /// An attempt has until then.
+    Until(Ms),
     /// A message was accepted, now or by an earlier delivery of the same request.
     Accepted {
         /// The message.
@@ -38,6 +46,8 @@ pub enum Reply {
     Emitted {
         /// Its sequence number.
         seq: u64,
+        /// When it happened, for the core.
+        at: Ms,
     },
     /// A journal entry is complete.
     EntryDone(Completion),
@@ -134,6 +144,35 @@ pub enum Refusal {
         /// The run asked for.
         run: RunId,
     },
+    /// No such task.
+    #[error("no task {task} in this tenant")]
+    NoTask {
+        /// The task asked for.
+        task: crate::id::TaskId,
+    },
+    /// The task is not with a worker, or has no timeout.
+    #[error("task {task} is not running, or has no timeout that could be extended")]
+    NotRunning {
+        /// The task asked for.
+        task: crate::id::TaskId,
+    },
+    /// The run has not ended.
+    #[error("run {run} has not ended: wait for its end, or cancel it, before it is run again")]
+    NotEnded {
+        /// The run asked for.
+        run: RunId,
+    },
+    /// The run is of a kind that is not run again.
+    #[error("run {run} can't be run again: {why}")]
+    NotReplayable {
+        /// The run asked for.
+        run: RunId,
+        /// Why.
+        why: &'static str,
+    },
+    /// The worker is known, but nothing connects it.
+    #[error("the worker is not connected: open its stream again")]
+    WorkerNotConnected,
     /// The run has ended.
     #[error("run {run} has ended and takes nothing more")]
     RunEnded {
@@ -165,6 +204,14 @@ pub enum Refusal {
     /// A definition is wrong.
     #[error("the workflow definition is not usable: {0}")]
     BadDefinition(#[from] BadDefinition),
+    /// The workflow uses something this release can't carry out.
+    #[error("workflow {name:?} can't be run: {what} is registered but not executed yet by this version of Mainspring")]
+    NotYet {
+        /// The workflow.
+        name: String,
+        /// What it uses.
+        what: String,
+    },
     /// An inbox workflow is started by messages.
     #[error("workflow {name:?} is started by messages: send one to its inbox instead")]
     StartedByMessages {
@@ -248,12 +295,18 @@ impl Refusal {
             Refusal::NoTenant => "tenant_unknown",
             Refusal::NoWorkflow { .. } => "workflow_unknown",
             Refusal::NoRun { .. } => "run_unknown",
+            Refusal::NoTask { .. } => "task_unknown",
+            Refusal::NotRunning { .. } => "task_not_running",
+            Refusal::NotEnded { .. } => "run_not_ended",
+            Refusal::NotReplayable { .. } => "run_not_replayable",
+            Refusal::WorkerNotConnected => "worker_not_connected",
             Refusal::RunEnded { .. } => "run_ended",
             Refusal::NotParked { .. } => "run_not_parked",
             Refusal::NoWorker => "worker_unknown",
             Refusal::NoToken => "token_unknown",
             Refusal::StaleClaim { .. } => "claim_stale",
             Refusal::BadDefinition(_) => "definition_invalid",
+            Refusal::NotYet { .. } => "not_executed_yet",
             Refusal::StartedByMessages { .. } => "started_by_messages",
             Refusal::NoInbox { .. } => "inbox_missing",
             Refusal::KeyMissing { .. } => "key_missing",

@@ -3,7 +3,7 @@
 //! A row is a version byte followed by its postcard encoding. Postcard is positional, so a changed struct is a new
 //! version with its own struct; the old one stays here to be read. `tests/golden.rs` pins the bytes.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -13,21 +13,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{MessageId, Ms, PayloadId, RunId, TaskId, VersionId, WorkerId};
 use crate::journal::{Completion, EntryKind, Pending};
-use crate::workflow::WorkflowDef;
+use crate::place::{LabelValue, LabelWish};
+use crate::rate::RateUse;
+use crate::workflow::{WorkflowDef, older};
 
-/// The version written by this release.
-pub const ROW_VERSION: u8 = 1;
+/// A row of one table, with the version this release writes it in.
+pub trait Row: Serialize + DeserializeOwned {
+    /// The version byte of rows written now.
+    const VERSION: u8 = 1;
+
+    /// Reads what an earlier release wrote. `None` for a version that never was, or bytes that do not decode.
+    fn older(_version: u8, _body: &[u8]) -> Option<Self> {
+        None
+    }
+}
 
 /// A stored row that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadRow {
     /// Written by a newer release.
     #[error(
-        "the row has version {found}, this release reads up to {ROW_VERSION}: run the release that wrote it, or a newer one"
+        "the row has version {found}, this release reads up to {known}: run the release that wrote it, or a newer one"
     )]
     Newer {
         /// The version byte found.
         found: u8,
+        /// The version this release writes.
+        known: u8,
     },
     /// Not a row at all.
     #[error("the row's bytes do not decode: the store is damaged, restore it from a backup")]
@@ -35,8 +47,8 @@ pub enum BadRow {
 }
 
 /// Encodes a row: version byte, then postcard.
-pub fn encode<T: Serialize>(row: &T, into: &mut Vec<u8>) {
-    into.push(ROW_VERSION);
+pub fn encode<T: Row>(row: &T, into: &mut Vec<u8>) {
+    into.push(T::VERSION);
     let bytes = core::mem::take(into);
     // Extending a vector has no failure of its own, and rows hold nothing that refuses to be serialised.
     match postcard::to_extend(row, bytes) {
@@ -45,19 +57,35 @@ pub fn encode<T: Serialize>(row: &T, into: &mut Vec<u8>) {
     }
 }
 
-/// Decodes what [`encode`] wrote.
+/// Decodes a row of this or an earlier release.
 ///
 /// # Errors
 /// [`BadRow::Newer`] for a row of a later release, [`BadRow::Undecodable`] for damage.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadRow> {
-    match bytes.split_first() {
-        Some((&ROW_VERSION, body)) => match postcard::take_from_bytes(body) {
-            Ok((row, [])) => Ok(row),
-            Ok(_) | Err(_) => Err(BadRow::Undecodable),
-        },
-        Some((&found, _)) if found > ROW_VERSION => Err(BadRow::Newer { found }),
-        _ => Err(BadRow::Undecodable),
+pub fn decode<T: Row>(bytes: &[u8]) -> Result<T, BadRow> {
+    let (&found, body) = bytes.split_first().ok_or(BadRow::Undecodable)?;
+    if found > T::VERSION {
+        return Err(BadRow::Newer { found, known: T::VERSION });
     }
+    let row = if found == T::VERSION { whole(body) } else { T::older(found, body) };
+    row.ok_or(BadRow::Undecodable)
+}
+
+/// A value that takes up all of the bytes.
+fn whole<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    match postcard::take_from_bytes(body) {
+        Ok((row, [])) => Some(row),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// A row that has since got fields at its end. What says nothing (`None`, nothing in a list, 0, `false`) is one zero
+/// byte in postcard, so the older row with that many zeros behind it is the newer row with nothing said in its new
+/// fields.
+fn grown<T: DeserializeOwned>(body: &[u8], fields: usize) -> Option<T> {
+    let mut longer = Vec::with_capacity(body.len() + fields);
+    longer.extend_from_slice(body);
+    longer.resize(body.len() + fields, 0);
+    whole(&longer)
 }
 
 /// Where a stored payload is found, and how large it is.
@@ -96,6 +124,25 @@ pub struct WorkflowRow {
     pub current: bool,
     /// When it was first registered.
     pub created_at: Ms,
+}
+
+impl Row for MetaRow {}
+impl Row for TenantRow {}
+
+impl Row for WorkflowRow {
+    const VERSION: u8 = 2;
+
+    fn older(version: u8, body: &[u8]) -> Option<Self> {
+        /// As release 0.1 wrote it.
+        #[derive(Deserialize)]
+        struct First {
+            def: older::WorkflowDef1,
+            current: bool,
+            created_at: Ms,
+        }
+        let first: First = if version == 1 { whole(body)? } else { return None };
+        Some(WorkflowRow { def: first.def.into(), current: first.current, created_at: first.created_at })
+    }
 }
 
 /// How a run stands.
@@ -161,6 +208,36 @@ pub struct Parent {
     pub on_end: OnParentEnd,
 }
 
+/// The task that asked for a run from outside its journal, and the name it gave the run, so that asking again (after
+/// a lost answer, or in the next attempt) finds the same one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildOf {
+    /// The asking task.
+    pub task: TaskId,
+    /// The name, unique among the children of that task.
+    pub name: String,
+}
+
+/// The event that started a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRef {
+    /// Its sequence number.
+    pub seq: u64,
+    /// When it happened.
+    pub at: Ms,
+    /// Its name.
+    pub name: String,
+}
+
+/// What a run wishes of the workers that get its tasks, beside what its definition says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RunWishes {
+    /// This worker, if the definition is sticky.
+    pub worker: Option<WorkerId>,
+    /// Labels, by name.
+    pub labels: BTreeMap<String, LabelWish>,
+}
+
 /// A run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRow {
@@ -196,6 +273,22 @@ pub struct RunRow {
     pub tasks: u16,
     /// How many messages it received (inbox workflows).
     pub messages: u32,
+    /// What whoever started it noted about it: a JSON object by convention, found again in listings.
+    pub metadata: Option<Bytes>,
+    /// What it wishes of its workers.
+    pub wishes: Option<RunWishes>,
+    /// The task that asked for it, if it was not that task's journal.
+    pub child_of: Option<ChildOf>,
+    /// The event that started it.
+    pub event: Option<EventRef>,
+}
+
+impl Row for RunRow {
+    const VERSION: u8 = 2;
+
+    fn older(version: u8, body: &[u8]) -> Option<Self> {
+        if version == 1 { grown(body, 4) } else { None }
+    }
 }
 
 /// How a task stands.
@@ -237,14 +330,22 @@ pub enum TaskState {
     Failed,
     /// Ended by request, or because a parent did not complete.
     Cancelled,
+    /// Waits for a verdict: whether it is to run at all, and what it takes from limits.
+    Judged {
+        /// Since when.
+        since: Ms,
+    },
+    /// Ended without having run, because it was not needed. Its children take it for completed.
+    Skipped,
 }
 
 impl TaskState {
     /// Whether the task has ended.
     pub fn ended(&self) -> bool {
         match self {
-            TaskState::Completed | TaskState::Failed | TaskState::Cancelled => true,
+            TaskState::Completed | TaskState::Failed | TaskState::Cancelled | TaskState::Skipped => true,
             TaskState::Blocked
+            | TaskState::Judged { .. }
             | TaskState::Queued { .. }
             | TaskState::Running { .. }
             | TaskState::Suspended { .. }
@@ -265,6 +366,8 @@ impl TaskState {
             TaskState::Completed => "completed",
             TaskState::Failed => "failed",
             TaskState::Cancelled => "cancelled",
+            TaskState::Judged { .. } => "judged",
+            TaskState::Skipped => "skipped",
         }
     }
 }
@@ -298,6 +401,56 @@ pub struct TaskRow {
     pub started_at: Option<Ms>,
     /// When it ended.
     pub finished_at: Option<Ms>,
+    /// What it takes from limits, beside what its definition says: part of its verdict.
+    pub rates: Vec<RateUse>,
+    /// What the verdict was founded on, for the task to read.
+    pub grounds: Option<PayloadRef>,
+    /// The worker it was last given to.
+    pub worker: Option<WorkerId>,
+    /// The hand-over its worker is known to have received, 0 for none.
+    pub acknowledged: u32,
+    /// Whether it gave its slots back and runs on without.
+    pub slots_released: bool,
+}
+
+impl Row for TaskRow {
+    const VERSION: u8 = 2;
+
+    fn older(version: u8, body: &[u8]) -> Option<Self> {
+        if version == 1 { grown(body, 5) } else { None }
+    }
+}
+
+impl TaskRow {
+    /// A task nothing has happened to yet.
+    pub fn new() -> Self {
+        TaskRow {
+            state: TaskState::Blocked,
+            attempt: 0,
+            invocation: 0,
+            failures: 0,
+            losses: 0,
+            journal_len: 0,
+            pending: BTreeMap::new(),
+            signals: VecDeque::new(),
+            output: None,
+            error: None,
+            queued_at: None,
+            started_at: None,
+            finished_at: None,
+            rates: Vec::new(),
+            grounds: None,
+            worker: None,
+            acknowledged: 0,
+            slots_released: false,
+        }
+    }
+}
+
+impl Default for TaskRow {
+    fn default() -> Self {
+        TaskRow::new()
+    }
 }
 
 /// One journal entry.
@@ -314,6 +467,10 @@ pub struct JournalRow {
     /// What came of it, and when.
     pub done: Option<(Ms, Completion)>,
 }
+
+impl Row for JournalRow {}
+impl Row for MessageRow {}
+impl Row for InboxRow {}
 
 /// How a message stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -375,7 +532,88 @@ pub struct EventRow {
     pub run: Option<RunId>,
     /// Its data, JSON by convention.
     pub data: Bytes,
+    /// What whoever told of it noted about it: a JSON object by convention. Runs it starts take it over.
+    pub metadata: Option<Bytes>,
 }
+
+impl Row for EventRow {
+    const VERSION: u8 = 2;
+
+    fn older(version: u8, body: &[u8]) -> Option<Self> {
+        if version == 1 { grown(body, 1) } else { None }
+    }
+}
+
+impl Row for IdempotencyRow {}
+impl Row for TokenRow {}
+
+/// A worker that is reached over a wire, as it is remembered while nothing connects it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WorkerRow {
+    /// Its name, for people.
+    pub name: String,
+    /// The actions it offers.
+    pub actions: BTreeSet<String>,
+    /// How much it takes at once, by kind of slot.
+    pub slots: BTreeMap<String, u32>,
+    /// What is said about it, for tasks that wish for something.
+    pub labels: BTreeMap<String, LabelValue>,
+    /// Whether it is given nothing new.
+    pub paused: bool,
+    /// It is given up when silent for this long.
+    pub lease_ms: u64,
+    /// When it announced itself.
+    pub registered_at: Ms,
+    /// What the wire it came by knows of it.
+    pub about: Bytes,
+}
+
+impl Row for WorkerRow {}
+
+/// A limit on how much is taken in a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateRow {
+    /// How much there is in one window.
+    pub limit: u32,
+    /// The window, in milliseconds.
+    pub window_ms: u64,
+    /// How much is left of the present window.
+    pub left: u32,
+    /// When the present window began.
+    pub since: Ms,
+    /// Whether it was put there by request. Limits that tasks bring along are forgotten when nobody uses them.
+    pub put: bool,
+}
+
+impl Row for RateRow {}
+
+/// A run that a task asked for, by the name it gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildRow {
+    /// The run.
+    pub run: RunId,
+    /// The name.
+    pub name: String,
+}
+
+impl Row for ChildRow {}
+
+/// A line a task wrote down for whoever looks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRow {
+    /// The attempt that wrote it.
+    pub attempt: u32,
+    /// When, by the task's clock.
+    pub at: Ms,
+    /// How important it is, in the writer's words.
+    pub level: String,
+    /// What it says.
+    pub message: String,
+    /// What else was noted, JSON by convention.
+    pub metadata: Bytes,
+}
+
+impl Row for LogRow {}
 
 /// An idempotency key and what it guards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -409,7 +647,7 @@ pub struct TokenRow {
 pub mod key {
     use alloc::vec::Vec;
 
-    use crate::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId};
+    use crate::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
 
     fn join(tenant: TenantId, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = Vec::with_capacity(40);
@@ -464,6 +702,23 @@ pub mod key {
     pub fn token(tenant: TenantId, token: TokenId) -> Vec<u8> {
         join(tenant, &[&token.to_bytes()])
     }
+    /// Of a worker.
+    pub fn worker(tenant: TenantId, worker: WorkerId) -> Vec<u8> {
+        join(tenant, &[&worker.to_bytes()])
+    }
+    /// Of a rate limit.
+    pub fn rate(tenant: TenantId, name: &str) -> Vec<u8> {
+        join(tenant, &[name.as_bytes()])
+    }
+    /// Of a child a task asked for. The run comes first, so that a run's children are one range.
+    pub fn child(tenant: TenantId, task: TaskId, name: &str) -> Vec<u8> {
+        let hash = crate::id::fingerprint([name.as_bytes()]);
+        join(tenant, &[&task.run.to_bytes(), &task.index.to_be_bytes(), &hash.to_be_bytes()])
+    }
+    /// Of a line of a task's log. Lines of one task lie in the order they were accepted in.
+    pub fn log(tenant: TenantId, task: TaskId, line: u128) -> Vec<u8> {
+        join(tenant, &[&task.run.to_bytes(), &task.index.to_be_bytes(), &line.to_be_bytes()])
+    }
     /// Of a payload.
     pub fn payload(tenant: TenantId, payload: PayloadId) -> Vec<u8> {
         join(tenant, &[&payload.to_bytes()])
@@ -495,6 +750,10 @@ pub mod key {
         let length = usize::from(u16::from_be_bytes(key.get(16..18)?.try_into().ok()?));
         let workflow = core::str::from_utf8(key.get(18..18 + length)?).ok()?;
         Some((workflow, core::str::from_utf8(key.get(18 + length..)?).ok()?))
+    }
+    /// The name of a rate limit's key.
+    pub fn rate_of(key: &[u8]) -> Option<&str> {
+        core::str::from_utf8(key.get(16..)?).ok()
     }
     /// The text of an idempotency key's key.
     pub fn idempotency_of(key: &[u8]) -> Option<&str> {

@@ -1,7 +1,7 @@
 //! A run: one execution of a workflow version. `queued -> running -> completed | failed | cancelled | superseded`.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -10,14 +10,18 @@ use core::fmt::Write;
 
 use bytes::Bytes;
 
-use crate::command::{Fact, Facts, Idempotency, Need};
+use crate::command::{Fact, Facts, Need, Start};
 use crate::effect::Effect;
 use crate::id::{Ms, RunId, TaskId, VersionId};
 use crate::journal::{ChildEnd, Completion, Pending, PendingKind};
 use crate::machine::{Consequence, End, Step};
 use crate::reply::{Refusal, Reply};
-use crate::row::{OnParentEnd, Parent, PayloadRef, RunRow, RunState, TaskRow, TaskState};
-use crate::workflow::WorkflowDef;
+use crate::row::{
+    self, ChildOf, ChildRow, EventRef, OnParentEnd, Parent, PayloadRef, RunRow, RunState, RunWishes, TaskRow, TaskState,
+};
+use crate::task::wants_of;
+use crate::workflow::{When, WorkflowDef};
+use crate::write::Table;
 
 /// A live run with its tasks.
 #[derive(Debug)]
@@ -27,6 +31,63 @@ pub(crate) struct Run {
     pub(crate) tasks: Vec<TaskRow>,
     /// Live runs spawned by this one.
     pub(crate) children: BTreeSet<RunId>,
+    /// Runs its tasks asked for outside a journal, by the asking task and the name it gave them.
+    pub(crate) named: BTreeMap<(u16, String), RunId>,
+    /// Lines its tasks wrote down since it was last read back.
+    pub(crate) log_lines: u32,
+}
+
+impl Run {
+    /// A run that is live from now on.
+    pub(crate) fn new(row: RunRow, def: Arc<WorkflowDef>, tasks: Vec<TaskRow>) -> Self {
+        Run { row, def, tasks, children: BTreeSet::new(), named: BTreeMap::new(), log_lines: 0 }
+    }
+}
+
+/// How it looks for a task.
+enum Outlook {
+    /// It waits for others, or waits no longer.
+    Waits,
+    /// Its time has come.
+    Due,
+    /// It is not needed.
+    Skipped,
+    /// What it needs will not come.
+    Hopeless,
+}
+
+fn outlook(run: &Run, index: usize) -> Outlook {
+    let (task, def) = (&run.tasks[index], &run.def.tasks[index]);
+    if task.state != TaskState::Blocked {
+        return Outlook::Waits;
+    }
+    match def.when {
+        When::ParentsEnded => {
+            let parents = || def.parents.iter().map(|parent| &run.tasks[usize::from(*parent)].state);
+            if parents().any(|state| matches!(state, TaskState::Failed | TaskState::Cancelled)) {
+                return Outlook::Hopeless;
+            }
+            if !parents().all(TaskState::ended) {
+                return Outlook::Waits;
+            }
+            // A judge may see it otherwise.
+            let skipped = !def.parents.is_empty() && parents().all(|state| *state == TaskState::Skipped);
+            if skipped && !def.judged { Outlook::Skipped } else { Outlook::Due }
+        }
+        When::AnotherFailed => {
+            let others = || {
+                let tasks = run.tasks.iter().zip(&run.def.tasks);
+                tasks.filter(|(_, def)| def.when == When::ParentsEnded).map(|(task, _)| &task.state)
+            };
+            if others().any(|state| *state == TaskState::Failed) {
+                Outlook::Due
+            } else if others().all(TaskState::ended) {
+                Outlook::Skipped
+            } else {
+                Outlook::Waits
+            }
+        }
+    }
 }
 
 /// What is needed to create a run.
@@ -39,32 +100,132 @@ pub(crate) struct NewRun {
     pub(crate) input: Option<PayloadRef>,
     pub(crate) parent: Option<Parent>,
     pub(crate) superseded_from: Option<RunId>,
+    pub(crate) metadata: Option<Bytes>,
+    pub(crate) wishes: Option<RunWishes>,
+    pub(crate) child_of: Option<ChildOf>,
+    pub(crate) event: Option<EventRef>,
+}
+
+impl NewRun {
+    /// A run of a version, with nothing said beyond that.
+    pub(crate) fn of(id: RunId, version: VersionId, def: Arc<WorkflowDef>) -> Self {
+        NewRun {
+            id,
+            version,
+            def,
+            key: None,
+            priority: None,
+            input: None,
+            parent: None,
+            superseded_from: None,
+            metadata: None,
+            wishes: None,
+            child_of: None,
+            event: None,
+        }
+    }
 }
 
 impl Step<'_> {
-    pub(crate) fn start_run(
-        &mut self,
-        workflow: &str,
-        key: Option<String>,
-        input: Bytes,
-        priority: Option<u8>,
-        idempotency: Option<Idempotency>,
-    ) -> Result<Reply, Refusal> {
-        if let Some(known) = self.known_request(idempotency.as_ref(), false)? {
-            return Ok(Reply::Started { run: known.run, duplicate: true });
+    pub(crate) fn start_run(&mut self, start: Start) -> Result<Reply, Refusal> {
+        let known = self.check_request_to_start(&start)?;
+        let duplicate = known.is_some();
+        let run = known.map_or_else(|| self.start_checked(start), Ok)?;
+        Ok(Reply::Started { run, duplicate })
+    }
+
+    pub(crate) fn start_runs(&mut self, starts: Vec<Start>) -> Result<Reply, Refusal> {
+        if starts.len() > self.limits.starts_max {
+            return Err(Refusal::Full {
+                what: "runs started by one request",
+                max: self.limits.starts_max,
+                action: "send several requests",
+            });
         }
-        self.check_payload("the input", &input)?;
-        let (version, def) = self.current_def(workflow)?;
-        self.check_start(&def, key.as_deref())?;
-        let id = RunId(self.ids.mint());
-        let input = Some(self.store_payload(input));
-        self.remember_request(idempotency, None, id);
-        self.create_run(NewRun { id, version, def, key, priority, input, parent: None, superseded_from: None });
-        Ok(Reply::Started { run: id, duplicate: false })
+        for start in &starts {
+            self.check_request_to_start(start)?;
+        }
+        self.check_live_runs_and(starts.len())?;
+        let mut runs = Vec::with_capacity(starts.len());
+        for start in starts {
+            // What an earlier one of the same request started is known by now.
+            let by_key = start.idempotency.as_ref().and_then(|asked| self.t.idempotency.get(&asked.key));
+            let known = by_key.map(|row| row.run).or_else(|| self.known_child(start.child_of.as_ref()));
+            runs.push(known.map_or_else(|| self.start_checked(start), Ok)?);
+        }
+        Ok(Reply::StartedAll { runs })
+    }
+
+    /// Everything that could refuse a start, before anything is recorded; and the run, if it was started before.
+    fn check_request_to_start(&self, start: &Start) -> Result<Option<RunId>, Refusal> {
+        if let Some(known) = self.known_request(start.idempotency.as_ref(), false)? {
+            return Ok(Some(known.run));
+        }
+        if let Some(known) = self.known_child(start.child_of.as_ref()) {
+            return Ok(Some(known));
+        }
+        self.check_payload("the input", &start.input)?;
+        self.check_metadata(start.metadata.as_ref())?;
+        if let Some(wishes) = &start.wishes {
+            self.check_bulk("the labels wished for", wishes.labels.keys().map(|name| name.len() + 64).sum())?;
+        }
+        if let Some(child_of) = &start.child_of {
+            self.check_key("the child's name", &child_of.name)?;
+            let named = self.t.runs.get(&child_of.task.run).map_or(0, |run| run.named.len());
+            if named >= self.limits.children_max {
+                return Err(Refusal::Full {
+                    what: "runs asked for by one run",
+                    max: self.limits.children_max,
+                    action: "let children ask for some of them",
+                });
+            }
+        }
+        let (_, def) = self.current_def(&start.workflow)?;
+        self.check_start(&def, start.key.as_deref())?;
+        Ok(None)
+    }
+
+    fn start_checked(&mut self, start: Start) -> Result<RunId, Refusal> {
+        let (version, def) = self.current_def(&start.workflow)?;
+        let id = self.ids.mint_run();
+        let input = Some(self.store_payload(start.input));
+        self.remember_request(start.idempotency, None, id);
+        self.remember_child(start.child_of.as_ref(), id);
+        self.create_run(NewRun {
+            key: start.key,
+            priority: start.priority,
+            input,
+            metadata: start.metadata,
+            wishes: start.wishes,
+            child_of: start.child_of,
+            ..NewRun::of(id, version, def)
+        });
+        Ok(id)
+    }
+
+    /// The run a task asked for before, under the same name. Known as long as the asking run lives.
+    fn known_child(&self, child_of: Option<&ChildOf>) -> Option<RunId> {
+        let child_of = child_of?;
+        let run = self.t.runs.get(&child_of.task.run)?;
+        run.named.get(&(child_of.task.index, child_of.name.clone())).copied()
+    }
+
+    fn remember_child(&mut self, child_of: Option<&ChildOf>, id: RunId) {
+        let Some(ChildOf { task, name }) = child_of else { return };
+        let Some(run) = self.t.runs.get_mut(&task.run) else { return };
+        run.named.insert((task.index, name.clone()), id);
+        let row = ChildRow { run: id, name: name.clone() };
+        self.out.put(Table::Child, &row::key::child(self.tenant, *task, name), &row);
+    }
+
+    pub(crate) fn check_metadata(&self, metadata: Option<&Bytes>) -> Result<(), Refusal> {
+        let (found, max) = (metadata.map_or(0, Bytes::len), self.limits.metadata_bytes_max);
+        if found > max { Err(Refusal::TooLarge { what: "the metadata", found, max }) } else { Ok(()) }
     }
 
     /// Whether a run may be started by request: everything that could refuse it, before anything is recorded.
     pub(crate) fn check_start(&self, def: &WorkflowDef, key: Option<&str>) -> Result<(), Refusal> {
+        self.check_executable(def)?;
         if def.inbox {
             return Err(Refusal::StartedByMessages { name: def.name.clone() });
         }
@@ -77,8 +238,19 @@ impl Step<'_> {
         self.check_key_queue(def, key)
     }
 
+    pub(crate) fn check_executable(&self, def: &WorkflowDef) -> Result<(), Refusal> {
+        match &def.not_yet {
+            Some(what) => Err(Refusal::NotYet { name: def.name.clone(), what: what.clone() }),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn check_live_runs(&self) -> Result<(), Refusal> {
-        if self.t.runs.len() >= self.limits.live_runs_max {
+        self.check_live_runs_and(1)
+    }
+
+    fn check_live_runs_and(&self, more: usize) -> Result<(), Refusal> {
+        if self.t.runs.len() + more > self.limits.live_runs_max {
             return Err(Refusal::Full {
                 what: "runs of this tenant that have not ended",
                 max: self.limits.live_runs_max,
@@ -89,26 +261,7 @@ impl Step<'_> {
     }
 
     pub(crate) fn create_run(&mut self, new: NewRun) {
-        let tasks = new
-            .def
-            .tasks
-            .iter()
-            .map(|_| TaskRow {
-                state: TaskState::Blocked,
-                attempt: 0,
-                invocation: 0,
-                failures: 0,
-                losses: 0,
-                journal_len: 0,
-                pending: BTreeMap::new(),
-                signals: VecDeque::new(),
-                output: None,
-                error: None,
-                queued_at: None,
-                started_at: None,
-                finished_at: None,
-            })
-            .collect::<Vec<_>>();
+        let tasks: Vec<TaskRow> = new.def.tasks.iter().map(|_| TaskRow::new()).collect();
         let row = RunRow {
             workflow: new.def.name.clone(),
             version: new.version,
@@ -126,6 +279,10 @@ impl Step<'_> {
             finished_at: None,
             tasks: tasks.len() as u16,
             messages: 0,
+            metadata: new.metadata,
+            wishes: new.wishes,
+            child_of: new.child_of,
+            event: new.event,
         };
         if let Some(parent) = &new.parent
             && let Some(run) = self.t.runs.get_mut(&parent.task.run)
@@ -136,7 +293,7 @@ impl Step<'_> {
             self.dirty_tasks.insert(TaskId { run: new.id, index: index as u16 });
         }
         self.dirty_runs.insert(new.id);
-        self.t.runs.insert(new.id, Run { row, def: new.def, tasks, children: BTreeSet::new() });
+        self.t.runs.insert(new.id, Run::new(row, new.def, tasks));
         if self.enter_key(new.id) {
             self.agenda.push_back(Consequence::BeginRun(new.id));
         }
@@ -149,37 +306,40 @@ impl Step<'_> {
         }
         run.row.state = RunState::Running;
         run.row.started_at = Some(self.now);
-        let ready: Vec<u16> =
-            (0..run.row.tasks).filter(|index| run.def.tasks[usize::from(*index)].parents.is_empty()).collect();
         self.dirty_runs.insert(id);
         self.publish_lifecycle(id, "started", None);
-        for index in ready {
-            self.queue_attempt(TaskId { run: id, index });
+        self.look_at_blocked(id);
+        self.look_whether_over(id);
+    }
+
+    /// A task has ended: others may be due, and the run may be over.
+    pub(crate) fn task_ended(&mut self, id: TaskId) {
+        self.look_at_blocked(id.run);
+        self.look_whether_over(id.run);
+    }
+
+    /// Looks at every task that waits for others, and lets go on those that need wait no longer.
+    fn look_at_blocked(&mut self, id: RunId) {
+        let Some(run) = self.t.runs.get(&id) else { return };
+        let def = Arc::clone(&run.def);
+        // Parents come before children, so one pass in order reaches whatever depends on what this pass ends.
+        for index in 0..def.tasks.len() {
+            let Some(run) = self.t.runs.get(&id) else { return };
+            let task = TaskId { run: id, index: index as u16 };
+            match outlook(run, index) {
+                Outlook::Waits => {}
+                Outlook::Due => self.task_due(task),
+                Outlook::Skipped => self.end_task(task, TaskState::Skipped, None, None),
+                Outlook::Hopeless => {
+                    let error = "a task it depends on did not complete".to_owned();
+                    self.end_task(task, TaskState::Cancelled, None, Some(error));
+                }
+            }
         }
     }
 
-    /// Looks whether all tasks have ended, and unblocks those whose parents have.
-    pub(crate) fn task_ended(&mut self, id: TaskId) {
-        let Some(run) = self.t.runs.get(&id.run) else { return };
-        let def = Arc::clone(&run.def);
-        // Parents come before children, so one pass in order reaches whatever depends on what this pass ends.
-        for (index, task) in def.tasks.iter().enumerate() {
-            let Some(run) = self.t.runs.get(&id.run) else { return };
-            if run.tasks[index].state != TaskState::Blocked {
-                continue;
-            }
-            let parents = || task.parents.iter().map(|parent| &run.tasks[usize::from(*parent)].state);
-            let hopeless = parents().any(|state| matches!(state, TaskState::Failed | TaskState::Cancelled));
-            let ready = parents().all(|state| *state == TaskState::Completed);
-            let child = TaskId { run: id.run, index: index as u16 };
-            if hopeless {
-                let error = "a task it depends on did not complete".to_owned();
-                self.end_task(child, TaskState::Cancelled, None, Some(error));
-            } else if ready {
-                self.queue_attempt(child);
-            }
-        }
-        let Some(run) = self.t.runs.get(&id.run) else { return };
+    fn look_whether_over(&mut self, id: RunId) {
+        let Some(run) = self.t.runs.get(&id) else { return };
         if run.row.state.ended() || !run.tasks.iter().all(|task| task.state.ended()) {
             return;
         }
@@ -189,11 +349,11 @@ impl Step<'_> {
             (Some(task), _) => End { state: RunState::Failed, output: None, error: task.error.clone() },
             (None, Some(task)) => End { state: RunState::Cancelled, output: None, error: task.error.clone() },
             (None, None) => {
-                let output = run.tasks.last().and_then(|task| task.output);
+                let output = run.tasks.iter().rev().find_map(|task| task.output);
                 End { state: RunState::Completed, output, error: None }
             }
         };
-        self.agenda.push_back(Consequence::EndRun { run: id.run, end });
+        self.agenda.push_back(Consequence::EndRun { run: id, end });
     }
 
     pub(crate) fn end_run(&mut self, id: RunId, end: End) {
@@ -256,6 +416,24 @@ impl Step<'_> {
         }
         let end = End { state: RunState::Cancelled, output: None, error: Some(self.kept_text(reason)) };
         self.agenda.push_back(Consequence::EndRun { run: id, end });
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn cancel_task(&mut self, id: TaskId, reason: String, facts: &Facts) -> Result<Reply, Refusal> {
+        let Some(run) = self.t.runs.get(&id.run) else { return self.cancel_run(id.run, reason, facts) };
+        if id.index >= run.row.tasks {
+            return Err(Refusal::NoTask { task: id });
+        }
+        // A run that waits for its key, or has but one task, is cancelled by cancelling that.
+        if run.row.state == RunState::Queued || run.row.tasks == 1 {
+            return self.cancel_run(id.run, reason, facts);
+        }
+        if run.tasks[usize::from(id.index)].state.ended() {
+            return Ok(Reply::Done);
+        }
+        let reason = self.kept_text(reason);
+        self.end_task(id, TaskState::Cancelled, None, Some(reason));
+        self.task_ended(id);
         Ok(Reply::Done)
     }
 
@@ -382,8 +560,9 @@ impl Step<'_> {
                 .tasks
                 .iter()
                 .zip(&run.def.tasks)
-                .find_map(|(task, def)| {
-                    self.explain_task(run, task, &def.action, &def.name)
+                .enumerate()
+                .find_map(|(index, (task, def))| {
+                    self.explain_task(run, task, index as u16, &def.action, &def.name)
                         .map(|(reason, since)| (Some(reason), Some(since)))
                 })
                 .unwrap_or((None, None)),
@@ -392,18 +571,41 @@ impl Step<'_> {
         Ok(Reply::Waiting { reason, since })
     }
 
-    fn explain_task(&self, run: &Run, task: &TaskRow, action: &str, name: &str) -> Option<(String, Ms)> {
+    /// What stands in a queued task's way: the first of no worker, none that fits, no room, a limit.
+    fn explain_queued(&self, run: &Run, index: u16, action: &str) -> String {
+        let wants = wants_of(run, index);
+        let offering = || self.t.workers.iter().filter(|(_, worker)| worker.connected && worker.offers(action));
+        if offering().next().is_none() {
+            return format!("for a worker: none that offers {action:?} is connected");
+        }
+        let fitting = || offering().filter(|(id, worker)| wants.rank(**id, worker).is_some());
+        if fitting().next().is_none() {
+            return match wants.worker {
+                Some((worker, true)) => format!("for worker {worker}, with which its run must stay"),
+                _ => {
+                    format!("for a worker with the labels it requires: {} offer {action:?} without", offering().count())
+                }
+            };
+        }
+        if fitting().all(|(_, worker)| worker.paused) {
+            return format!("for a worker: all {} offering {action:?} are paused", fitting().count());
+        }
+        if let Some(rates) = self.explain_rates(&wants.rates) {
+            return rates;
+        }
+        let kind = wants.slots.keys().next().map_or("", String::as_str);
+        let units = |worker: &crate::worker::Worker| worker.slots.get(kind).copied().unwrap_or(0);
+        let (count, slots) = fitting().fold((0, 0), |(count, slots), (_, worker)| (count + 1, slots + units(worker)));
+        format!("for a free slot: all {slots} slots of {count} worker(s) offering {action:?} are taken")
+    }
+
+    fn explain_task(&self, run: &Run, task: &TaskRow, index: u16, action: &str, name: &str) -> Option<(String, Ms)> {
         match &task.state {
             TaskState::Queued { since } => {
-                let offering = self.t.workers.values().filter(|worker| worker.connected && worker.offers(action));
-                let (count, slots) = offering.fold((0, 0), |(count, slots), worker| (count + 1, slots + worker.slots));
-                let reason = match count {
-                    0 => format!("task {name:?} waits for a worker: none that offers {action:?} is connected"),
-                    _ => format!(
-                        "task {name:?} waits for a free slot: all {slots} slots of {count} worker(s) offering {action:?} are taken"
-                    ),
-                };
-                Some((reason, *since))
+                Some((format!("task {name:?} waits {}", self.explain_queued(run, index, action)), *since))
+            }
+            TaskState::Judged { since } => {
+                Some((format!("task {name:?} waits for a verdict on its conditions and limits"), *since))
             }
             TaskState::Backoff { until } => {
                 let error = task.error.as_deref().unwrap_or("unknown error");
@@ -427,7 +629,8 @@ impl Step<'_> {
             | TaskState::Parked
             | TaskState::Completed
             | TaskState::Failed
-            | TaskState::Cancelled => None,
+            | TaskState::Cancelled
+            | TaskState::Skipped => None,
         }
     }
 }

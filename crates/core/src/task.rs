@@ -2,25 +2,56 @@
 //! `backoff` between attempts, `suspended` while a durable function waits outside memory, `parked` when a person is needed.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use bytes::Bytes;
 
 use crate::command::{Claim, Fact, Facts, Need};
-use crate::effect::Effect;
+use crate::effect::{Dispatch, Effect, TaskChange};
 use crate::id::{Ms, TaskId, WorkerId};
 use crate::machine::{Consequence, End, Step};
+use crate::place::Wants;
 use crate::reply::{Refusal, Reply};
 use crate::row::{RunState, TaskRow, TaskState};
+use crate::run::Run;
 use crate::timer::TimerKey;
-use crate::workflow::TaskDef;
+use crate::workflow::{Sticky, TaskDef, When};
 
 /// A task's place in the queue of its action: highest priority first, then by time of queueing.
 pub(crate) type Spot = (Reverse<u8>, Ms, TaskId);
+
+/// The priority of an attempt that is not the first: what was begun goes before what was not, unless that is asked for
+/// with more than any ordinary run has.
+const RETRY_PRIORITY: u8 = 4;
+
+/// Where a task of a run stands in its line.
+pub(crate) fn spot_of(run: &Run, id: TaskId, since: Ms) -> Spot {
+    let again = run.tasks[usize::from(id.index)].attempt > 1;
+    let priority = if again { run.row.priority.max(RETRY_PRIORITY) } else { run.row.priority };
+    (Reverse(priority), since, id)
+}
+
+/// What a task of a run wants of the worker it is given to. The same as long as the task waits.
+pub(crate) fn wants_of(run: &Run, index: u16) -> Wants {
+    let (def, task) = (&run.def.tasks[usize::from(index)], &run.tasks[usize::from(index)]);
+    let mut labels = def.labels.clone();
+    let mut worker = None;
+    if let Some(wishes) = &run.row.wishes {
+        labels.extend(wishes.labels.iter().map(|(name, wish)| (name.clone(), wish.clone())));
+        worker = wishes.worker;
+    }
+    // A sticky run stays where its first parent ran; before that, where it was asked to.
+    let before = def.parents.first().and_then(|parent| run.tasks[usize::from(*parent)].worker);
+    let worker = run.def.sticky.and_then(|sticky| Some((before.or(worker)?, sticky == Sticky::Hard)));
+    let rates = def.rates.iter().chain(&task.rates).cloned().collect();
+    Wants { slots: def.slots.clone(), labels, worker, rates }
+}
 
 /// Milliseconds a task waits after losing so many workers in a row: none for the first three, as workers come and go,
 /// then 100 ms, doubling up to ten seconds.
@@ -45,7 +76,9 @@ impl Step<'_> {
         let task = self.t.task_mut(claim.task).ok_or(stale.clone())?;
         match task.state {
             TaskState::Running { worker, .. }
-                if worker == claim.worker && task.attempt == claim.attempt && task.invocation == claim.invocation =>
+                if claim.worker.is_none_or(|claiming| claiming == worker)
+                    && task.attempt == claim.attempt
+                    && claim.invocation.is_none_or(|invocation| invocation == task.invocation) =>
             {
                 Ok(task)
             }
@@ -60,8 +93,10 @@ impl Step<'_> {
         facts: &Facts,
         said: fn(&TaskRow) -> bool,
     ) -> Result<bool, Refusal> {
-        let repeated =
-            |task: &TaskRow| task.attempt == claim.attempt && task.invocation == claim.invocation && said(task);
+        let repeated = |task: &TaskRow| {
+            let same = claim.invocation.is_none_or(|invocation| invocation == task.invocation);
+            task.attempt == claim.attempt && same && said(task)
+        };
         if self.t.task(claim.task).is_some_and(repeated) {
             return Ok(false);
         }
@@ -88,9 +123,12 @@ impl Step<'_> {
         let task = &mut run.tasks[usize::from(id.index)];
         task.state = TaskState::Queued { since: now };
         task.queued_at.get_or_insert(now);
-        let spot = (Reverse(run.row.priority), now, id);
         let (action, timeout) = (def.action.clone(), def.schedule_timeout_ms);
-        self.t.queues.entry(action.clone()).or_default().insert(spot);
+        let (spot, wants) = (spot_of(run, id, now), Arc::new(wants_of(run, id.index)));
+        match self.t.held.get_mut(&(action.clone(), wants.clone())) {
+            Some(line) => line.insert(spot),
+            None => self.t.queues.entry(action.clone()).or_default().entry(wants).or_default().insert(spot),
+        };
         if let Some(timeout) = timeout {
             self.timers.set(now.saturating_add(timeout), self.tenant, TimerKey::ScheduleTimeout(id));
         }
@@ -101,30 +139,36 @@ impl Step<'_> {
     /// Takes a task out of its queue, with its timer.
     fn unqueue(&mut self, id: TaskId, since: Ms) {
         let Some(run) = self.t.runs.get(&id.run) else { return };
-        let def = &run.def.tasks[usize::from(id.index)];
-        if let Some(queue) = self.t.queues.get_mut(&def.action) {
-            queue.remove(&(Reverse(run.row.priority), since, id));
-            if queue.is_empty() {
-                self.t.queues.remove(&def.action);
-            }
-        }
+        let def = Arc::clone(&run.def);
+        let def = &def.tasks[usize::from(id.index)];
+        let (spot, wants) = (spot_of(run, id, since), Arc::new(wants_of(run, id.index)));
+        self.t.leave_line(&def.action, &wants, &spot);
         if let Some(timeout) = def.schedule_timeout_ms {
             self.timers.unset(since.saturating_add(timeout), self.tenant, TimerKey::ScheduleTimeout(id));
         }
     }
 
-    /// Gives queued tasks of these actions to workers while there are both. A slot that could serve several actions
-    /// goes to whoever is first in line over all of them, so that no action starves another.
+    /// Gives queued tasks of these actions to workers while there are both. A slot that could serve several lines goes to
+    /// whoever is first over all of them, so that none starves another.
     pub(crate) fn assign(&mut self, actions: BTreeSet<String>) {
-        let first = |step: &Self, action: &str| step.t.queues.get(action).and_then(|queue| queue.first().copied());
-        let mut heads: BTreeSet<(Spot, String)> =
-            actions.into_iter().filter_map(|action| Some((first(self, &action)?, action))).collect();
-        while let Some((spot, action)) = heads.pop_first() {
-            // Nobody free for the first of an action means nobody for the rest of it.
-            let Some(worker) = self.free_worker(&action) else { continue };
+        type Head = (Spot, String, Arc<Wants>);
+        let mut heads: BTreeSet<Head> = BTreeSet::new();
+        for action in actions {
+            let Some(lines) = self.t.queues.get(&action) else { continue };
+            heads
+                .extend(lines.iter().filter_map(|(wants, line)| Some((*line.first()?, action.clone(), wants.clone()))));
+        }
+        while let Some((spot, action, wants)) = heads.pop_first() {
+            // Nobody free for the first of a line means nobody for the rest of it.
+            let Some(worker) = self.free_worker(&action, &wants) else { continue };
+            if let Err(short) = self.take_rates(&wants.rates) {
+                self.hold_line(&action, &wants, &short);
+                continue;
+            }
             self.dispatch(spot.2, spot.1, worker);
-            if let Some(next) = first(self, &action) {
-                heads.insert((next, action));
+            let next = self.t.queues.get(&action).and_then(|lines| lines.get(&wants)).and_then(BTreeSet::first);
+            if let Some(next) = next {
+                heads.insert((*next, action, wants));
             }
         }
     }
@@ -133,32 +177,56 @@ impl Step<'_> {
         self.unqueue(id, since);
         let now = self.now;
         let messages_waiting = self.last_unread(id.run);
-        let Some(holder) = self.t.workers.get_mut(&worker) else { return };
-        holder.running.insert(id);
-        let local = holder.local;
         let Some(run) = self.t.runs.get_mut(&id.run) else { return };
+        let Some(holder) = self.t.workers.get_mut(&worker) else { return };
         let def = &run.def.tasks[usize::from(id.index)];
+        holder.take(id, &def.slots);
+        let parents = def.parents.iter().map(|parent| (*parent, run.tasks[usize::from(*parent)].output)).collect();
+        let errors = match def.when {
+            When::ParentsEnded => Vec::new(),
+            When::AnotherFailed => failures_of(run),
+        };
         let task = &mut run.tasks[usize::from(id.index)];
         let deadline = def.execution_timeout_ms.map(|timeout| now.saturating_add(timeout));
         task.invocation += 1;
         task.started_at = Some(now);
-        task.state = TaskState::Running { worker, local, since: now, deadline };
+        task.worker = Some(worker);
+        task.slots_released = false;
+        task.state = TaskState::Running { worker, local: holder.local, since: now, deadline };
         if let Some(deadline) = deadline {
             self.timers.set(deadline, self.tenant, TimerKey::ExecutionTimeout(id));
         }
-        self.out.effect(Effect::Dispatch {
+        let attempt = task.attempt;
+        self.out.effect(Effect::Dispatch(Box::new(Dispatch {
             tenant: self.tenant,
             worker,
             task: id,
             action: def.action.clone(),
-            attempt: task.attempt,
+            attempt,
             invocation: task.invocation,
             input: run.row.input,
             journal_len: task.journal_len,
             key: run.row.key.clone(),
             messages_waiting,
-        });
+            version: run.row.version,
+            def: Arc::clone(&run.def),
+            priority: run.row.priority,
+            metadata: run.row.metadata.clone(),
+            child_of: run.row.child_of.clone(),
+            event: run.row.event.clone(),
+            grounds: task.grounds,
+            parents,
+            errors,
+            queued_at: task.queued_at.unwrap_or(now),
+        })));
+        self.task_changed(id, TaskChange::Started);
         self.dirty_task(id);
+    }
+
+    /// Tells those who watch the run.
+    fn task_changed(&mut self, id: TaskId, change: TaskChange) {
+        let attempt = self.t.task(id).map_or(0, |task| task.attempt);
+        self.out.effect(Effect::TaskChanged { tenant: self.tenant, task: id, attempt, change });
     }
 
     /// Leaves the state the task is in, whatever it is: queue, slot and timers are given back.
@@ -174,11 +242,13 @@ impl Step<'_> {
             }
             TaskState::Backoff { until } => self.timers.unset(until, self.tenant, TimerKey::Backoff(id)),
             TaskState::Blocked
+            | TaskState::Judged { .. }
             | TaskState::Suspended { .. }
             | TaskState::Parked
             | TaskState::Completed
             | TaskState::Failed
-            | TaskState::Cancelled => {}
+            | TaskState::Cancelled
+            | TaskState::Skipped => {}
         }
     }
 
@@ -197,6 +267,12 @@ impl Step<'_> {
         self.leave_state(id);
         self.drop_pending(id);
         let now = self.now;
+        let change = match &state {
+            TaskState::Completed => TaskChange::Completed,
+            TaskState::Skipped => TaskChange::Skipped,
+            TaskState::Failed => TaskChange::Failed { again: false },
+            _ => TaskChange::Cancelled,
+        };
         let Some(task) = self.t.task_mut(id) else { return };
         task.state = state;
         task.output = output;
@@ -205,6 +281,7 @@ impl Step<'_> {
         }
         task.finished_at = Some(now);
         self.dirty_task(id);
+        self.task_changed(id, change);
         self.pass_signals_on(id);
     }
 
@@ -245,13 +322,20 @@ impl Step<'_> {
         Ok(Reply::Done)
     }
 
-    pub(crate) fn fail(&mut self, claim: Claim, error: String, retry: bool, facts: &Facts) -> Result<Reply, Refusal> {
+    pub(crate) fn fail(
+        &mut self,
+        claim: Claim,
+        error: String,
+        retry: bool,
+        after_ms: Option<u64>,
+        facts: &Facts,
+    ) -> Result<Reply, Refusal> {
         let said = |task: &TaskRow| matches!(task.state, TaskState::Failed | TaskState::Backoff { .. });
         if !self.claimed_or_repeated(&claim, facts, said)? {
             return Ok(Reply::Done);
         }
         let error = self.kept_text(error);
-        self.attempt_failed(claim.task, error, retry);
+        self.attempt_failed(claim.task, error, retry, after_ms);
         Ok(Reply::Done)
     }
 
@@ -279,7 +363,7 @@ impl Step<'_> {
         self.publish_lifecycle(id.run, "parked", Some(&error));
     }
 
-    fn attempt_failed(&mut self, id: TaskId, error: String, retry: bool) {
+    fn attempt_failed(&mut self, id: TaskId, error: String, retry: bool, after_ms: Option<u64>) {
         let Some(rule) = self.task_def(id).map(|def| def.retry) else { return };
         let Some(task) = self.t.task_mut(id) else { return };
         task.failures += 1;
@@ -293,7 +377,8 @@ impl Step<'_> {
         if let Some(task) = self.t.task_mut(id) {
             task.error = Some(error);
         }
-        self.try_again_after(id, rule.backoff_after(failures));
+        self.task_changed(id, TaskChange::Failed { again: true });
+        self.try_again_after(id, after_ms.unwrap_or_else(|| rule.backoff_after(failures)));
     }
 
     /// Queues the next attempt, now or after a wait.
@@ -319,6 +404,13 @@ impl Step<'_> {
         task.losses += 1;
         task.error = Some(why.to_owned());
         let losses = task.losses;
+        let of_its_own = self.task_def(id).and_then(|def| def.losses_max);
+        if of_its_own.is_some_and(|max| losses > max) {
+            let error = format!("{why}; given up after losing {losses} workers in a row");
+            self.end_task(id, TaskState::Failed, None, Some(error));
+            self.task_ended(id);
+            return;
+        }
         if losses > losses_max {
             let error = format!("{why}; put aside after losing {losses} workers in a row without progress");
             self.park_task(id, error);
@@ -373,12 +465,32 @@ impl Step<'_> {
         let Some(task) = self.t.task(id) else { return };
         if matches!(task.state, TaskState::Running { deadline: Some(deadline), .. } if deadline == due) {
             self.tell_to_stop(id);
-            self.attempt_failed(id, format!("the attempt exceeded its timeout of {timeout} ms"), true);
+            self.attempt_failed(id, format!("the attempt exceeded its timeout of {timeout} ms"), true, None);
         }
+    }
+
+    /// The attempt's time is up later.
+    pub(crate) fn extend_timeout(&mut self, id: TaskId, by_ms: u64) -> Result<Reply, Refusal> {
+        let task = self.t.task_mut(id).ok_or(Refusal::NoTask { task: id })?;
+        let TaskState::Running { deadline: Some(deadline), .. } = &mut task.state else {
+            return Err(Refusal::NotRunning { task: id });
+        };
+        let before = *deadline;
+        *deadline = before.saturating_add(by_ms);
+        let until = *deadline;
+        self.timers.unset(before, self.tenant, TimerKey::ExecutionTimeout(id));
+        self.timers.set(until, self.tenant, TimerKey::ExecutionTimeout(id));
+        self.dirty_task(id);
+        Ok(Reply::Until(until))
     }
 
     /// The positions of a task's pending entries.
     pub(crate) fn pending_positions(&self, id: TaskId) -> Vec<u32> {
         self.t.task(id).map(|task| task.pending.keys().copied().collect()).unwrap_or_default()
     }
+}
+
+fn failures_of(run: &Run) -> Vec<(u16, String)> {
+    let failed = run.tasks.iter().enumerate().filter(|(_, task)| task.state == TaskState::Failed);
+    failed.map(|(index, task)| (index as u16, task.error.clone().unwrap_or_default())).collect()
 }

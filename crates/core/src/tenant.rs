@@ -13,16 +13,21 @@ use crate::id::{Ms, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, Work
 use crate::inbox::Inbox;
 use crate::key::KeyQueue;
 use crate::machine::{Core, Step};
+use crate::place::Wants;
+use crate::rate::Rate;
 use crate::reply::{Counts, Refusal, Reply};
 use crate::row::{self, IdempotencyRow, PayloadRef, RunState, TaskRow, TaskState, TenantRow, TokenRow, WorkflowRow};
 use crate::run::Run;
 use crate::task::Spot;
 use crate::worker::Worker;
-use crate::workflow::WorkflowDef;
+use crate::workflow::{TaskDef, WorkflowDef};
 use crate::write::{Out, Table};
 
 /// The waits for events of one name, by scope.
 pub(crate) type EventWaits = BTreeMap<Option<String>, BTreeSet<(TaskId, u32)>>;
+
+/// Tasks waiting in order.
+pub(crate) type Line = BTreeSet<Spot>;
 
 /// The live state of one tenant.
 #[derive(Debug, Default)]
@@ -34,7 +39,13 @@ pub(crate) struct Tenant {
     pub(crate) runs: BTreeMap<RunId, Run>,
     pub(crate) keys: BTreeMap<(String, String), KeyQueue>,
     pub(crate) inboxes: BTreeMap<(String, String), Inbox>,
-    pub(crate) queues: BTreeMap<String, BTreeSet<Spot>>,
+    /// Tasks waiting for a worker, by action and by what they want of it.
+    pub(crate) queues: BTreeMap<String, BTreeMap<Arc<Wants>, Line>>,
+    /// Lines that wait for a rate limit, and for a worker only after that.
+    pub(crate) held: BTreeMap<(String, Arc<Wants>), Line>,
+    pub(crate) rates: BTreeMap<String, Rate>,
+    /// Rate limits that somebody waits for, in the order they are full again.
+    pub(crate) refills: BTreeSet<(Ms, String)>,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     /// Waits for events, by the event's name and the scope waited for (`None` for any), so that an event looks only at
     /// the waits it completes.
@@ -69,6 +80,34 @@ impl Tenant {
         (!self.runs.contains_key(&claim.task.run)).then_some(Need::Task(claim.task))
     }
 
+    /// Takes a whole line out of its queue.
+    pub(crate) fn take_line(&mut self, action: &str, wants: &Arc<Wants>) -> Option<Line> {
+        let lines = self.queues.get_mut(action)?;
+        let line = lines.remove(wants);
+        if lines.is_empty() {
+            self.queues.remove(action);
+        }
+        line
+    }
+
+    /// Takes one task out of the line it waits in, wherever that is.
+    pub(crate) fn leave_line(&mut self, action: &str, wants: &Arc<Wants>, spot: &Spot) {
+        if let Some(line) = self.queues.get_mut(action).and_then(|lines| lines.get_mut(wants)) {
+            line.remove(spot);
+            if line.is_empty() {
+                self.take_line(action, wants);
+            }
+            return;
+        }
+        let place = (action.to_owned(), wants.clone());
+        if let Some(line) = self.held.get_mut(&place) {
+            line.remove(spot);
+            if line.is_empty() {
+                self.held.remove(&place);
+            }
+        }
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = Counts {
             runs_live: self.runs.len() as u64,
@@ -91,11 +130,13 @@ impl Tenant {
                     TaskState::Running { .. } => counts.tasks_running += 1,
                     TaskState::Suspended { .. } => counts.tasks_suspended += 1,
                     TaskState::Blocked
+                    | TaskState::Judged { .. }
                     | TaskState::Backoff { .. }
                     | TaskState::Parked
                     | TaskState::Completed
                     | TaskState::Failed
-                    | TaskState::Cancelled => {}
+                    | TaskState::Cancelled
+                    | TaskState::Skipped => {}
                 }
             }
         }
@@ -121,8 +162,15 @@ impl Step<'_> {
     pub(crate) fn put_workflow(&mut self, def: WorkflowDef) -> Result<Reply, Refusal> {
         def.check(self.limits.name_bytes_max)?;
         let names = def.event_triggers.iter().chain(def.tasks.iter().flat_map(|task| [&task.name, &task.action]));
-        let parents: usize = def.tasks.iter().map(|task| 2 * task.parents.len()).sum();
-        self.check_bulk("the definition", parents + names.map(|name| name.len() + 16).sum::<usize>())?;
+        let listed = |task: &TaskDef| {
+            let slots = task.slots.keys().map(|kind| kind.len() + 16).sum::<usize>();
+            let labels = task.labels.keys().map(|name| name.len() + 64).sum::<usize>();
+            let rates = task.rates.iter().map(|rate| rate.name.len() + 32).sum::<usize>();
+            2 * task.parents.len() + slots + labels + rates
+        };
+        let lists: usize = def.tasks.iter().map(listed).sum();
+        let source = def.source.as_ref().map_or(0, |source| source.bytes.len());
+        self.check_bulk("the definition", source + lists + names.map(|name| name.len() + 16).sum::<usize>())?;
         let version = def.version_id();
         let previous = self.t.current.get(&def.name).copied();
         if previous == Some(version) {

@@ -17,6 +17,10 @@ pub enum TimerKey {
     Entry(TaskId, u32),
     /// A worker was silent for too long.
     WorkerLease(WorkerId),
+    /// A worker that came back has not said that it has this task in hand.
+    Acknowledge(TaskId),
+    /// The first rate limit that somebody waits for is full again.
+    Refill,
     /// The oldest idempotency keys of the tenant expire.
     Idempotency,
 }

@@ -1,62 +1,103 @@
-//! A worker: a connected process with slots. Workers have no rows; they announce themselves again after a restart.
+//! A worker: a connected process with slots.
+//!
+//! Workers inside the process, and those that announce themselves anew after each restart, have no rows. A worker that
+//! is *enrolled* is reached over a wire whose clients keep their worker's id: it has a row, so that it may connect again
+//! under that id after a restart, and what it had in hand is still its own.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::command::Held;
+use crate::command::{Claim, Held, NewWorker};
 use crate::id::{Ms, TaskId, WorkerId};
 use crate::machine::{Consequence, Step};
+use crate::place::{LabelValue, Wants};
 use crate::reply::{Refusal, Reply};
+use crate::row::{self, TaskState, WorkerRow};
 use crate::timer::TimerKey;
+use crate::write::Table;
 
 /// What is known of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
     pub(crate) name: String,
     pub(crate) actions: BTreeSet<String>,
-    pub(crate) slots: u32,
+    pub(crate) slots: BTreeMap<String, u32>,
+    pub(crate) labels: BTreeMap<String, LabelValue>,
     pub(crate) running: BTreeSet<TaskId>,
+    /// Slots taken by what is running, by kind.
+    pub(crate) taken: BTreeMap<String, u32>,
     pub(crate) local: bool,
-    /// False for a worker that is only known from the tasks it had before a restart.
+    /// False for a worker that is only known from the tasks it had before a restart, or whose stream is gone.
     pub(crate) connected: bool,
+    pub(crate) paused: bool,
+    /// The row of an enrolled worker.
+    pub(crate) row: Option<WorkerRow>,
     pub(crate) lease_ms: Option<u64>,
+    /// When it is given up; for an enrolled one that has nothing in hand: forgotten.
     pub(crate) lease_until: Option<Ms>,
 }
 
 impl Worker {
+    /// An enrolled worker as its row remembers it.
+    pub(crate) fn enrolled(row: WorkerRow) -> Self {
+        Worker {
+            name: row.name.clone(),
+            actions: row.actions.clone(),
+            slots: row.slots.clone(),
+            labels: row.labels.clone(),
+            paused: row.paused,
+            lease_ms: Some(row.lease_ms),
+            row: Some(row),
+            ..Worker::default()
+        }
+    }
+
     pub(crate) fn offers(&self, action: &str) -> bool {
         self.actions.contains(action)
     }
 
-    fn has_room(&self) -> bool {
-        self.connected && self.running.len() < self.slots as usize
+    /// How many units of a kind are free.
+    fn free(&self, kind: &str) -> u32 {
+        let taken = self.taken.get(kind).copied().unwrap_or(0);
+        self.slots.get(kind).copied().unwrap_or(0).saturating_sub(taken)
+    }
+
+    fn has_room_for(&self, slots: &BTreeMap<String, u32>) -> bool {
+        self.connected && !self.paused && slots.iter().all(|(kind, units)| self.free(kind) >= *units)
+    }
+
+    pub(crate) fn take(&mut self, task: TaskId, slots: &BTreeMap<String, u32>) {
+        self.running.insert(task);
+        for (kind, units) in slots {
+            match self.taken.get_mut(kind) {
+                Some(taken) => *taken += units,
+                None => {
+                    self.taken.insert(kind.clone(), *units);
+                }
+            }
+        }
+    }
+
+    fn give_back(&mut self, slots: &BTreeMap<String, u32>) {
+        for (kind, units) in slots {
+            if let Some(taken) = self.taken.get_mut(kind) {
+                *taken = taken.saturating_sub(*units);
+            }
+        }
     }
 }
 
 impl Step<'_> {
-    #[expect(clippy::too_many_arguments, reason = "one parameter per field of the command it decides")]
     pub(crate) fn register_worker(
         &mut self,
         id: WorkerId,
-        name: String,
-        actions: Vec<String>,
-        slots: u32,
+        new: NewWorker,
         local: bool,
         lease_ms: Option<u64>,
         holds: &[Held],
     ) -> Result<Reply, Refusal> {
-        if !self.t.workers.contains_key(&id) && self.t.workers.len() >= self.limits.workers_max {
-            return Err(Refusal::Full {
-                what: "workers of this tenant",
-                max: self.limits.workers_max,
-                action: "use fewer workers with more slots each",
-            });
-        }
-        for action in &actions {
-            self.check_label("an action's name", action)?;
-        }
-        self.check_bulk("the list of actions", actions.iter().map(|action| action.len() + 16).sum())?;
+        self.check_new_worker(id, &new)?;
         let before = self.t.workers.remove(&id).unwrap_or_default();
         if let Some(until) = before.lease_until {
             self.timers.unset(until, self.tenant, TimerKey::WorkerLease(id));
@@ -71,27 +112,154 @@ impl Step<'_> {
         if let Some(until) = lease_until {
             self.timers.set(until, self.tenant, TimerKey::WorkerLease(id));
         }
-        let actions: BTreeSet<String> = actions.into_iter().collect();
-        for action in &actions {
-            self.agenda.push_back(Consequence::Assign(action.clone()));
+        let mut worker = Worker {
+            name: new.name,
+            actions: new.actions,
+            slots: new.slots,
+            labels: new.labels,
+            local,
+            connected: true,
+            lease_ms,
+            lease_until,
+            ..Worker::default()
+        };
+        for task in running {
+            match self.slots_of(task) {
+                Some(slots) => worker.take(task, &slots),
+                None => {
+                    worker.running.insert(task);
+                }
+            }
         }
-        let worker = Worker { name, actions, slots, running, local, connected: true, lease_ms, lease_until };
         self.t.workers.insert(id, worker);
+        self.offer_to(id);
         for task in lost {
             self.lose(task, "its worker came back without it");
         }
         Ok(Reply::Done)
     }
 
-    pub(crate) fn heartbeat_worker(&mut self, id: WorkerId) -> Result<Reply, Refusal> {
-        let worker = self.t.workers.get_mut(&id).filter(|worker| worker.connected).ok_or(Refusal::NoWorker)?;
-        if let (Some(lease), Some(until)) = (worker.lease_ms, worker.lease_until) {
-            let renewed = self.now.saturating_add(lease);
-            worker.lease_until = Some(renewed);
-            self.timers.unset(until, self.tenant, TimerKey::WorkerLease(id));
-            self.timers.set(renewed, self.tenant, TimerKey::WorkerLease(id));
+    fn check_new_worker(&self, id: WorkerId, new: &NewWorker) -> Result<(), Refusal> {
+        if !self.t.workers.contains_key(&id) && self.t.workers.len() >= self.limits.workers_max {
+            return Err(Refusal::Full {
+                what: "workers of this tenant",
+                max: self.limits.workers_max,
+                action: "use fewer workers with more slots each",
+            });
+        }
+        for action in &new.actions {
+            self.check_label("an action's name", action)?;
+        }
+        for kind in new.slots.keys() {
+            self.check_label("a kind of slots", kind)?;
+        }
+        let lists = new.actions.iter().chain(new.slots.keys()).map(|name| name.len() + 16).sum::<usize>();
+        self.check_bulk("the list of actions", lists + new.about.len())?;
+        self.check_labels(&new.labels)
+    }
+
+    fn check_labels(&self, labels: &BTreeMap<String, LabelValue>) -> Result<(), Refusal> {
+        let bytes = |value: &LabelValue| match value {
+            LabelValue::Text(text) => text.len(),
+            LabelValue::Number(_) => 8,
+        };
+        for name in labels.keys() {
+            self.check_label("a label's name", name)?;
+        }
+        self.check_bulk("the labels", labels.iter().map(|(name, value)| name.len() + bytes(value) + 16).sum())
+    }
+
+    /// Remembers a worker, which then may connect.
+    pub(crate) fn enrol_worker(&mut self, id: WorkerId, new: NewWorker, lease_ms: u64) -> Result<Reply, Refusal> {
+        if self.t.workers.get(&id).is_some_and(|worker| worker.row.is_some()) {
+            return Ok(Reply::Done);
+        }
+        self.check_new_worker(id, &new)?;
+        let NewWorker { name, actions, slots, labels, about } = new;
+        let registered_at = self.now;
+        let row = WorkerRow { name, actions, slots, labels, paused: false, lease_ms, registered_at, about };
+        self.out.put(Table::Worker, &row::key::worker(self.tenant, id), &row);
+        self.t.workers.insert(id, Worker::enrolled(row));
+        self.renew_worker(id, self.limits.worker_forget_ms);
+        Ok(Reply::Done)
+    }
+
+    /// An enrolled worker can be reached. What it has in hand and was not heard to have received is given up unless it
+    /// says so soon: it may have been lost on the way.
+    pub(crate) fn connect_worker(&mut self, id: WorkerId) -> Result<Reply, Refusal> {
+        let acknowledge_until = self.now.saturating_add(self.limits.acknowledge_ms);
+        let worker = self.t.workers.get_mut(&id).filter(|worker| worker.row.is_some()).ok_or(Refusal::NoWorker)?;
+        worker.connected = true;
+        let (lease, running) = (worker.lease_ms.unwrap_or(0), worker.running.clone());
+        for task in running {
+            if self.t.task(task).is_some_and(|row| row.acknowledged != row.invocation) {
+                self.timers.set(acknowledge_until, self.tenant, TimerKey::Acknowledge(task));
+            }
+        }
+        self.renew_worker(id, lease);
+        self.offer_to(id);
+        Ok(Reply::Done)
+    }
+
+    /// An enrolled worker can't be reached. It keeps what it has in hand until its lease is over, but for what is known
+    /// not to have reached it.
+    pub(crate) fn disconnect_worker(&mut self, id: WorkerId, undelivered: &[Held]) -> Result<Reply, Refusal> {
+        let worker = self.t.workers.get_mut(&id).filter(|worker| worker.row.is_some()).ok_or(Refusal::NoWorker)?;
+        worker.connected = false;
+        for held in undelivered {
+            let mine = self.t.workers.get(&id).is_some_and(|worker| worker.running.contains(&held.task));
+            if mine && self.t.task(held.task).is_some_and(|row| row.invocation == held.invocation) {
+                self.lose(held.task, "it did not reach its worker");
+            }
         }
         Ok(Reply::Done)
+    }
+
+    /// Changes what is known of an enrolled worker: labels are added to those it has.
+    pub(crate) fn update_worker(
+        &mut self,
+        id: WorkerId,
+        labels: BTreeMap<String, LabelValue>,
+        paused: Option<bool>,
+    ) -> Result<Reply, Refusal> {
+        let known = self.t.workers.get(&id).and_then(|worker| worker.row.clone());
+        let mut row = known.ok_or(Refusal::NoWorker)?;
+        row.labels.extend(labels);
+        row.paused = paused.unwrap_or(row.paused);
+        self.check_labels(&row.labels)?;
+        let worker = self.t.workers.get_mut(&id).ok_or(Refusal::NoWorker)?;
+        if worker.row.as_ref() == Some(&row) {
+            return Ok(Reply::Done);
+        }
+        worker.labels.clone_from(&row.labels);
+        worker.paused = row.paused;
+        worker.row = Some(row.clone());
+        self.out.put(Table::Worker, &row::key::worker(self.tenant, id), &row);
+        self.offer_to(id);
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn heartbeat_worker(&mut self, id: WorkerId) -> Result<Reply, Refusal> {
+        let worker = self.t.workers.get(&id).ok_or(Refusal::NoWorker)?;
+        let (connected, enrolled) = (worker.connected, worker.row.is_some());
+        if !connected && !enrolled {
+            return Err(Refusal::NoWorker);
+        }
+        // One that lives without a connection still works on what it has in hand.
+        if let Some(lease) = worker.lease_ms.filter(|_| connected || !worker.running.is_empty()) {
+            self.renew_worker(id, lease);
+        }
+        if connected { Ok(Reply::Done) } else { Err(Refusal::WorkerNotConnected) }
+    }
+
+    /// From now on it may be silent for this long.
+    fn renew_worker(&mut self, id: WorkerId, lease_ms: u64) {
+        let until = self.now.saturating_add(lease_ms);
+        let Some(worker) = self.t.workers.get_mut(&id) else { return };
+        if let Some(before) = worker.lease_until.replace(until) {
+            self.timers.unset(before, self.tenant, TimerKey::WorkerLease(id));
+        }
+        self.timers.set(until, self.tenant, TimerKey::WorkerLease(id));
     }
 
     pub(crate) fn remove_worker(&mut self, id: WorkerId) -> Result<Reply, Refusal> {
@@ -100,7 +268,21 @@ impl Step<'_> {
     }
 
     pub(crate) fn worker_silent(&mut self, id: WorkerId) {
-        self.drop_worker(id, "its worker was silent for too long");
+        const WHY: &str = "its worker was silent for too long";
+        let Some(worker) = self.t.workers.get_mut(&id) else { return };
+        if worker.row.is_none() || (!worker.connected && worker.running.is_empty()) {
+            self.drop_worker(id, WHY);
+            return;
+        }
+        // It may still come back under its id, with nothing in hand.
+        worker.connected = false;
+        let lost = core::mem::take(&mut worker.running);
+        worker.taken.clear();
+        worker.lease_until = None;
+        self.renew_worker(id, self.limits.worker_forget_ms);
+        for task in lost {
+            self.lose(task, WHY);
+        }
     }
 
     fn drop_worker(&mut self, id: WorkerId, why: &str) {
@@ -108,27 +290,85 @@ impl Step<'_> {
         if let Some(until) = worker.lease_until {
             self.timers.unset(until, self.tenant, TimerKey::WorkerLease(id));
         }
+        if worker.row.is_some() {
+            self.out.delete(Table::Worker, &row::key::worker(self.tenant, id));
+        }
         for task in worker.running {
             self.lose(task, why);
         }
     }
 
-    /// The worker with the most free slots among those that offer the action; the lowest id among equals.
-    pub(crate) fn free_worker(&self, action: &str) -> Option<WorkerId> {
+    /// The worker says that it has a task in hand.
+    pub(crate) fn acknowledge(&mut self, claim: &Claim) -> Result<Reply, Refusal> {
+        let task = self.claimed(claim)?;
+        if task.acknowledged != task.invocation {
+            task.acknowledged = task.invocation;
+            self.dirty_task(claim.task);
+        }
+        Ok(Reply::Done)
+    }
+
+    /// A worker that came back has had its time to say that it has this task in hand.
+    pub(crate) fn not_acknowledged(&mut self, id: TaskId) {
+        if let Some(task) = self.t.task(id)
+            && matches!(task.state, TaskState::Running { .. })
+            && task.acknowledged != task.invocation
+        {
+            self.lose(id, "its worker came back without having received it");
+        }
+    }
+
+    /// The worker a task goes to, among those that have room: the one wished for, then the one that fulfils most wishes,
+    /// then the one with the most free slots; the lowest id among equals.
+    pub(crate) fn free_worker(&self, action: &str, wants: &Wants) -> Option<WorkerId> {
+        let kind = wants.slots.keys().next().map_or("", String::as_str);
         self.t
             .workers
             .iter()
-            .filter(|(_, worker)| worker.has_room() && worker.offers(action))
-            .max_by_key(|(id, worker)| (worker.slots as usize - worker.running.len(), core::cmp::Reverse(**id)))
-            .map(|(id, _)| *id)
+            .filter(|(_, worker)| worker.offers(action) && worker.has_room_for(&wants.slots))
+            .filter_map(|(id, worker)| Some((wants.rank(*id, worker)?, worker.free(kind), core::cmp::Reverse(*id))))
+            .max()
+            .map(|(_, _, id)| id.0)
     }
 
-    /// Gives a slot back and offers it to whatever waits.
+    /// What a task in a worker's hands takes of it: nothing after it gave its slots back.
+    pub(crate) fn slots_of(&self, id: TaskId) -> Option<BTreeMap<String, u32>> {
+        let run = self.t.runs.get(&id.run)?;
+        let index = usize::from(id.index);
+        (!run.tasks[index].slots_released).then(|| run.def.tasks[index].slots.clone())
+    }
+
+    /// Takes a task out of a worker's hands and offers what that frees to whatever waits.
     pub(crate) fn free_slot(&mut self, id: WorkerId, task: TaskId) {
+        let slots = self.slots_of(task);
         let Some(worker) = self.t.workers.get_mut(&id) else { return };
-        worker.running.remove(&task);
-        for (action, _) in self.t.queues.iter().filter(|(action, _)| worker.offers(action)) {
-            self.agenda.push_back(Consequence::Assign(action.clone()));
+        if worker.running.remove(&task)
+            && let Some(slots) = slots
+        {
+            worker.give_back(&slots);
         }
+        self.offer_to(id);
+    }
+
+    /// A running task needs its slots no longer: it goes on without.
+    pub(crate) fn release_slots(&mut self, id: TaskId) -> Result<Reply, Refusal> {
+        let slots = self.slots_of(id);
+        let task = self.t.task_mut(id).ok_or(Refusal::NoTask { task: id })?;
+        let TaskState::Running { worker, .. } = task.state else { return Err(Refusal::NotRunning { task: id }) };
+        task.slots_released = true;
+        if let (Some(slots), Some(holder)) = (slots, self.t.workers.get_mut(&worker)) {
+            holder.give_back(&slots);
+            self.dirty_task(id);
+            self.offer_to(worker);
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Whatever waits for this worker is looked at again.
+    fn offer_to(&mut self, id: WorkerId) {
+        let Some(worker) = self.t.workers.get(&id).filter(|worker| worker.connected && !worker.paused) else { return };
+        let offered: Vec<String> =
+            self.t.queues.keys().filter(|action| worker.offers(action)).map(Clone::clone).collect();
+        self.agenda.extend(offered.into_iter().map(Consequence::Assign));
     }
 }

@@ -1,11 +1,15 @@
 //! A workflow's definition: what one version of it runs, and by which rules.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::VersionId;
+use crate::place::{LabelWish, SLOT};
+use crate::rate::RateUse;
 
 /// What happens when a run arrives for a key whose runs are all taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +38,7 @@ pub struct RetryRule {
     pub attempts_max: u32,
     /// Wait before the second attempt, in milliseconds.
     pub backoff_ms: u64,
-    /// The wait grows by this factor, in percent (200 doubles it). At least 100.
+    /// The wait grows by this factor, in percent (200 doubles it; below 100 it shrinks).
     pub backoff_percent: u32,
     /// The wait never grows beyond this, in milliseconds.
     pub backoff_max_ms: u64,
@@ -51,7 +55,7 @@ impl RetryRule {
             if wait >= self.backoff_max_ms {
                 break;
             }
-            wait = wait.saturating_mul(u64::from(self.backoff_percent.max(100))) / 100;
+            wait = wait.saturating_mul(u64::from(self.backoff_percent)) / 100;
         }
         wait.min(self.backoff_max_ms.max(self.backoff_ms))
     }
@@ -74,6 +78,67 @@ pub struct TaskDef {
     pub schedule_timeout_ms: Option<u64>,
     /// How long one attempt may run, in milliseconds. `None` is unlimited. Not counted while suspended.
     pub execution_timeout_ms: Option<u64>,
+    /// When it is due.
+    pub when: When,
+    /// Whether somebody who can read payloads says, when it is due, whether it runs and what it takes from limits.
+    pub judged: bool,
+    /// What it takes of a worker, by kind of slot. At least one of something.
+    pub slots: BTreeMap<String, u32>,
+    /// Wishes for labels of the worker.
+    pub labels: BTreeMap<String, LabelWish>,
+    /// What it takes from limits, at each attempt.
+    pub rates: Vec<RateUse>,
+    /// Times in a row it may lose its worker before it fails. `None`: never; it is parked when the limits say so.
+    pub losses_max: Option<u32>,
+}
+
+/// When a task is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum When {
+    /// When its parents have ended: it runs if one of them completed, is skipped if all were skipped, and cancelled if
+    /// one failed or was cancelled.
+    ParentsEnded,
+    /// When another task of the run has failed. Skipped when all others have ended without that.
+    AnotherFailed,
+}
+
+/// Whether tasks of one run stay with one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sticky {
+    /// While it has room.
+    Soft,
+    /// In any case.
+    Hard,
+}
+
+/// What a definition was made of, for definitions that come in another form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The form's own hash of its content: the version's id.
+    pub hash: u128,
+    /// The whole of it, as it came.
+    pub bytes: Bytes,
+}
+
+impl TaskDef {
+    /// A task of this name and action: no parents, no retry, no timeouts, one ordinary slot.
+    pub fn named(name: &str) -> Self {
+        TaskDef {
+            name: name.into(),
+            action: name.into(),
+            parents: Vec::new(),
+            durable: false,
+            retry: RetryRule::NONE,
+            schedule_timeout_ms: None,
+            execution_timeout_ms: None,
+            when: When::ParentsEnded,
+            judged: false,
+            slots: BTreeMap::from([(SLOT.into(), 1)]),
+            labels: BTreeMap::new(),
+            rates: Vec::new(),
+            losses_max: None,
+        }
+    }
 }
 
 /// One immutable version of a workflow.
@@ -94,6 +159,12 @@ pub struct WorkflowDef {
     /// If set, the life of a keyed run is published as events `{prefix}.started`, `.completed`, `.failed`, ... with
     /// the key as their scope, in the same commit as the change itself.
     pub lifecycle_events: Option<String>,
+    /// Whether tasks of one run stay with one worker.
+    pub sticky: Option<Sticky>,
+    /// What of it can't be carried out by this release. It may be registered; using it is refused with this.
+    pub not_yet: Option<String>,
+    /// What it was made of, if it came in another form.
+    pub source: Option<Source>,
 }
 
 /// A definition that can't be accepted, and why.
@@ -125,6 +196,12 @@ pub enum BadDefinition {
     /// `attempts_max` of a task is zero.
     #[error("task {0:?} has attempts_max 0: use at least 1")]
     ZeroAttempts(String),
+    /// A task that takes no slot would never be counted.
+    #[error("task {0:?} takes no slot of a worker, or none of one kind: use at least 1 of each")]
+    NoSlot(String),
+    /// A task for failures that waits for parents.
+    #[error("task {0:?} runs when another has failed: it can't have parents as well")]
+    FailureWithParents(String),
     /// A name is empty or longer than its limit.
     #[error("{what} must have between 1 and {bytes_max} bytes")]
     BadName {
@@ -140,20 +217,15 @@ impl WorkflowDef {
     pub fn single(name: &str, durable: bool) -> Self {
         WorkflowDef {
             name: name.into(),
-            tasks: alloc::vec![TaskDef {
-                name: name.into(),
-                action: name.into(),
-                parents: Vec::new(),
-                durable,
-                retry: RetryRule::NONE,
-                schedule_timeout_ms: None,
-                execution_timeout_ms: None,
-            }],
+            tasks: alloc::vec![TaskDef { durable, ..TaskDef::named(name) }],
             key: None,
             inbox: false,
             event_triggers: Vec::new(),
             default_priority: 1,
             lifecycle_events: None,
+            sticky: None,
+            not_yet: None,
+            source: None,
         }
     }
 
@@ -195,16 +267,84 @@ impl WorkflowDef {
             if task.retry.attempts_max == 0 {
                 return Err(BadDefinition::ZeroAttempts(task.name.clone()));
             }
+            if task.slots.is_empty() || task.slots.values().any(|units| *units == 0) {
+                return Err(BadDefinition::NoSlot(task.name.clone()));
+            }
+            if task.when == When::AnotherFailed && !task.parents.is_empty() {
+                return Err(BadDefinition::FailureWithParents(task.name.clone()));
+            }
         }
         Ok(())
     }
 
     /// The id of this content: registering the same definition twice gives the same version.
     pub fn version_id(&self) -> VersionId {
+        if let Some(source) = &self.source {
+            return VersionId(source.hash);
+        }
         // Encoding a definition made of plain fields into a growing vector cannot fail.
         let body = postcard::to_allocvec(self).unwrap_or_default();
         let low = crate::id::fingerprint([body.as_slice()]);
         let high = crate::id::fingerprint([b"workflow version".as_slice(), body.as_slice()]);
         VersionId((u128::from(high) << 64) | u128::from(low))
+    }
+}
+
+/// Definitions as earlier releases wrote them.
+pub(crate) mod older {
+    use super::{KeyRule, RetryRule, String, TaskDef, Vec, WorkflowDef};
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    pub(crate) struct WorkflowDef1 {
+        name: String,
+        tasks: Vec<TaskDef1>,
+        key: Option<KeyRule>,
+        inbox: bool,
+        event_triggers: Vec<String>,
+        default_priority: u8,
+        lifecycle_events: Option<String>,
+    }
+
+    #[derive(Deserialize)]
+    struct TaskDef1 {
+        name: String,
+        action: String,
+        parents: Vec<u16>,
+        durable: bool,
+        retry: RetryRule,
+        schedule_timeout_ms: Option<u64>,
+        execution_timeout_ms: Option<u64>,
+    }
+
+    impl From<WorkflowDef1> for WorkflowDef {
+        fn from(old: WorkflowDef1) -> Self {
+            WorkflowDef {
+                name: old.name,
+                tasks: old.tasks.into_iter().map(TaskDef::from).collect(),
+                key: old.key,
+                inbox: old.inbox,
+                event_triggers: old.event_triggers,
+                default_priority: old.default_priority,
+                lifecycle_events: old.lifecycle_events,
+                sticky: None,
+                not_yet: None,
+                source: None,
+            }
+        }
+    }
+
+    impl From<TaskDef1> for TaskDef {
+        fn from(old: TaskDef1) -> Self {
+            TaskDef {
+                action: old.action,
+                parents: old.parents,
+                durable: old.durable,
+                retry: old.retry,
+                schedule_timeout_ms: old.schedule_timeout_ms,
+                execution_timeout_ms: old.execution_timeout_ms,
+                ..TaskDef::named(&old.name)
+            }
+        }
     }
 }

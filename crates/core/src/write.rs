@@ -2,12 +2,10 @@
 
 use alloc::vec::Vec;
 
-use bytes::Bytes;
-use serde::Serialize;
-
 use crate::effect::Effect;
 use crate::id::{PayloadId, TenantId};
 use crate::row;
+use bytes::Bytes;
 
 /// The tables. The numbers are on disk and never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,11 +35,19 @@ pub enum Table {
     Token = 11,
     /// Payloads: the bytes as they came, without a version byte.
     Payload = 12,
+    /// Workers reached over a wire.
+    Worker = 13,
+    /// Rate limits.
+    Rate = 14,
+    /// Children that tasks asked for by name.
+    Child = 15,
+    /// Lines of tasks' logs.
+    Log = 16,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 12] = [
+    pub const ALL: [Table; 16] = [
         Table::Meta,
         Table::Tenant,
         Table::Workflow,
@@ -54,6 +60,10 @@ impl Table {
         Table::Idempotency,
         Table::Token,
         Table::Payload,
+        Table::Worker,
+        Table::Rate,
+        Table::Child,
+        Table::Log,
     ];
 
     /// The table with this number.
@@ -100,7 +110,7 @@ impl Out {
     }
 
     /// Records a row's new content.
-    pub fn put<T: Serialize>(&mut self, table: Table, key: &[u8], row: &T) {
+    pub fn put<T: crate::row::Row>(&mut self, table: Table, key: &[u8], row: &T) {
         self.header(table, key, 0);
         let body_at = self.writes.len();
         row::encode(row, &mut self.writes);

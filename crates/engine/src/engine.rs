@@ -387,7 +387,9 @@ fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Resul
     if let Some(broken) = broken {
         return Err(broken.into());
     }
-    let core = recovery.finish(options.limits)?;
+    // What may be removed while a decision about it is under way must not be decided on.
+    let replay_ms = options.limits.replay_ms.min(options.retention.runs_ms / 2);
+    let core = recovery.finish(Limits { replay_ms, ..options.limits })?;
     let mut decider = Decider::new(core, seed, &**world);
     let now = decider.now(&**world);
     decider.resume(now);

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use mainspring_core::row::EventRow;
-use mainspring_core::{Effect, PayloadId, RunId, TenantId, TokenId, WorkerId};
+use mainspring_core::row::{EventRow, RunState};
+use mainspring_core::{Effect, PayloadId, RunId, TaskChange, TaskId, TenantId, TokenId, WorkerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// What a worker in this process receives: dispatches, cancellations, completions of what it waits for.
@@ -29,13 +29,41 @@ pub struct EventNotice {
     pub event: EventRow,
 }
 
+/// Something that happened to a run somebody watches.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RunNotice {
+    /// To one of its tasks.
+    Task {
+        /// Which.
+        task: TaskId,
+        /// The attempt it concerns.
+        attempt: u32,
+        /// What.
+        change: TaskChange,
+    },
+    /// A task said something to those listening now. Its number puts it in order among others of its task.
+    Said {
+        /// Which task.
+        task: TaskId,
+        /// Its number, where the task counts.
+        index: Option<i64>,
+        /// What.
+        message: Bytes,
+    },
+    /// It ended.
+    Ended(RunState),
+}
+
 type RunKey = (TenantId, RunId);
 type Scope = (TenantId, Option<String>);
 
 /// Ordered, so that whoever waits here wakes in an order that a simulation can repeat.
 #[derive(Default)]
 struct State {
-    workers: BTreeMap<(TenantId, WorkerId), mpsc::UnboundedSender<Dispatched>>,
+    /// Channels, each with the number of its session: the newest wins.
+    workers: BTreeMap<(TenantId, WorkerId), (u64, mpsc::UnboundedSender<Dispatched>)>,
+    sessions: u64,
+    watches: BTreeMap<RunKey, broadcast::Sender<RunNotice>>,
     listeners: BTreeMap<Scope, broadcast::Sender<EventNotice>>,
     run_waits: BTreeMap<RunKey, Vec<oneshot::Sender<()>>>,
     revoked: HashSet<TokenId>,
@@ -48,11 +76,23 @@ struct PayloadCache {
     order: VecDeque<(TenantId, PayloadId)>,
 }
 
+/// Tasks for which a verdict is wanted.
+pub type Questions = mpsc::UnboundedReceiver<(TenantId, TaskId)>;
+
 /// Receivers of effects in this process.
-#[derive(Default)]
 pub struct Hub {
     state: Mutex<State>,
     payloads: Mutex<PayloadCache>,
+    questions: mpsc::UnboundedSender<(TenantId, TaskId)>,
+    judge: Mutex<Option<Questions>>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        let (questions, judge) = mpsc::unbounded_channel();
+        let (state, payloads) = (Mutex::default(), Mutex::default());
+        Hub { state, payloads, questions, judge: Mutex::new(Some(judge)) }
+    }
 }
 
 impl std::fmt::Debug for Hub {
@@ -67,16 +107,55 @@ impl Hub {
     }
 
     /// Opens the channel of a tenant's worker. Do so before announcing the worker. Another tenant's worker of the same id
-    /// is another worker.
+    /// is another worker; a channel opened before under the same id is closed.
     pub fn connect_worker(&self, tenant: TenantId, worker: WorkerId) -> WorkerInbox {
+        self.connect_session(tenant, worker).1
+    }
+
+    /// Like [`Hub::connect_worker`], with the number of the session, for workers that may come back before their last
+    /// session has noticed that it is over.
+    pub fn connect_session(&self, tenant: TenantId, worker: WorkerId) -> (u64, WorkerInbox) {
         let (sender, inbox) = mpsc::unbounded_channel();
-        self.lock().workers.insert((tenant, worker), sender);
-        inbox
+        let mut state = self.lock();
+        state.sessions += 1;
+        let session = state.sessions;
+        state.workers.insert((tenant, worker), (session, sender));
+        (session, inbox)
     }
 
     /// Closes a worker's channel.
     pub fn disconnect_worker(&self, tenant: TenantId, worker: WorkerId) {
         self.lock().workers.remove(&(tenant, worker));
+    }
+
+    /// Closes a worker's channel if it is still that of this session. Answers whether it was.
+    pub fn disconnect_session(&self, tenant: TenantId, worker: WorkerId, session: u64) -> bool {
+        let mut state = self.lock();
+        let current = state.workers.get(&(tenant, worker)).is_some_and(|(newest, _)| *newest == session);
+        if current {
+            state.workers.remove(&(tenant, worker));
+        }
+        current
+    }
+
+    /// Takes the judge's place: verdicts are asked for here, those included that were asked for before. `None` if
+    /// somebody else has taken it.
+    pub fn judge(&self) -> Option<Questions> {
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Watches a run. A watcher that falls behind is told so by its receiver.
+    pub fn watch(&self, tenant: TenantId, run: RunId) -> broadcast::Receiver<RunNotice> {
+        let mut state = self.lock();
+        state.watches.retain(|_, sender| sender.receiver_count() > 0);
+        state.watches.entry((tenant, run)).or_insert_with(|| broadcast::channel(NOTICES_KEPT).0).subscribe()
+    }
+
+    /// Tells those who watch a task's run what the task says. Nothing is recorded.
+    pub fn say(&self, tenant: TenantId, task: TaskId, index: Option<i64>, message: Bytes) {
+        if let Some(watch) = self.lock().watches.get(&(tenant, task.run)) {
+            let _ = watch.send(RunNotice::Said { task, index, message });
+        }
     }
 
     /// Listens to a tenant's events of one scope, or to all of them. A listener that falls behind is told so by its
@@ -163,17 +242,33 @@ impl Hub {
         let mut state = self.lock();
         for effect in effects {
             match effect {
-                Effect::Dispatch { tenant, worker, .. }
-                | Effect::CancelAttempt { tenant, worker, .. }
+                Effect::Dispatch(ref dispatch) => {
+                    if let Some((_, sender)) = state.workers.get(&(dispatch.tenant, dispatch.worker)) {
+                        let _ = sender.send(effect);
+                    }
+                }
+                Effect::Judge { tenant, task } => {
+                    // Kept until there is a judge; bounded by the tasks there are.
+                    let _ = self.questions.send((tenant, task));
+                }
+                Effect::TaskChanged { tenant, task, attempt, change } => {
+                    if let Some(watch) = state.watches.get(&(tenant, task.run)) {
+                        let _ = watch.send(RunNotice::Task { task, attempt, change });
+                    }
+                }
+                Effect::CancelAttempt { tenant, worker, .. }
                 | Effect::EntryDone { tenant, worker, .. }
                 | Effect::MessageWaits { tenant, worker, .. } => {
                     // A worker that is gone is given up by the core when its adapter says so.
-                    if let Some(sender) = state.workers.get(&(tenant, worker)) {
+                    if let Some((_, sender)) = state.workers.get(&(tenant, worker)) {
                         let _ = sender.send(effect);
                     }
                 }
                 Effect::Event { tenant, seq, event } => tell(&state, tenant, EventNotice { seq: Some(seq), event }),
-                Effect::RunEnded { tenant, run, .. } => {
+                Effect::RunEnded { tenant, run, state: how } => {
+                    if let Some(watch) = state.watches.get(&(tenant, run)) {
+                        let _ = watch.send(RunNotice::Ended(how));
+                    }
                     for waiting in state.run_waits.remove(&(tenant, run)).unwrap_or_default() {
                         let _ = waiting.send(());
                     }

@@ -21,7 +21,7 @@ pub use commit::DurableBatch;
 pub use decider::{Answer, DecidedBatch, Decider, Respond, Submission};
 pub use driven::{Driven, Written};
 pub use engine::{Engine, EngineOptions, OpenError};
-pub use hub::{Dispatched, EventNotice, Hub, WorkerInbox};
+pub use hub::{Dispatched, EventNotice, Hub, Questions, RunNotice, WorkerInbox};
 pub use partition::EngineError;
 pub use status::{Health, Stats};
 pub use world::{Machine, World};

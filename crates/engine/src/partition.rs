@@ -181,13 +181,28 @@ impl Partition {
     /// on. Work that ends something is never refused, or nothing would ever get better.
     pub(crate) fn too_far_behind(&self, command: &Command) -> Option<EngineError> {
         let max = match command {
-            Command::StartRun { .. } | Command::SendMessage { .. } | Command::EmitEvent { .. } => UNAPPLIED_BYTES_MAX,
+            Command::StartRun { .. }
+            | Command::StartRuns { .. }
+            | Command::ReplayRun { .. }
+            | Command::SendMessage { .. }
+            | Command::EmitEvent { .. }
+            | Command::PutLog { .. } => UNAPPLIED_BYTES_MAX,
             Command::Journal { .. } | Command::SignalRun { .. } | Command::PutWorkflow { .. } => {
                 2 * UNAPPLIED_BYTES_MAX
             }
             Command::PutTenant { .. }
             | Command::CancelRun { .. }
+            | Command::CancelTask { .. }
             | Command::ResumeRun { .. }
+            | Command::EnrolWorker { .. }
+            | Command::ConnectWorker { .. }
+            | Command::DisconnectWorker { .. }
+            | Command::UpdateWorker { .. }
+            | Command::Acknowledge { .. }
+            | Command::Judge { .. }
+            | Command::ExtendTimeout { .. }
+            | Command::ReleaseSlots { .. }
+            | Command::PutRate { .. }
             | Command::RegisterWorker { .. }
             | Command::HeartbeatWorker { .. }
             | Command::RemoveWorker { .. }

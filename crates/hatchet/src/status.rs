@@ -27,11 +27,20 @@ pub fn refused(refusal: &Refusal) -> Status {
     let code = match refusal {
         // The tenant comes from the token, so it's the token that is wrong.
         Refusal::NoTenant => Code::Unauthenticated,
-        Refusal::NoWorkflow { .. } | Refusal::NoRun { .. } | Refusal::NoWorker | Refusal::NoToken => Code::NotFound,
+        Refusal::NoWorkflow { .. }
+        | Refusal::NoRun { .. }
+        | Refusal::NoTask { .. }
+        | Refusal::NoWorker
+        | Refusal::NoToken => Code::NotFound,
+        Refusal::NotYet { .. } => Code::Unimplemented,
+        Refusal::WorkerNotConnected => Code::FailedPrecondition,
         Refusal::IdempotencyConflict { .. } => Code::AlreadyExists,
         Refusal::BadDefinition(_)
         | Refusal::RunEnded { .. }
         | Refusal::NotParked { .. }
+        | Refusal::NotRunning { .. }
+        | Refusal::NotEnded { .. }
+        | Refusal::NotReplayable { .. }
         | Refusal::StaleClaim { .. }
         | Refusal::StartedByMessages { .. }
         | Refusal::NoInbox { .. }

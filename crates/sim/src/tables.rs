@@ -157,7 +157,11 @@ fn readable(table: Table, body: &[u8]) -> Result<(), TablesError> {
         | Table::Inbox
         | Table::Idempotency
         | Table::Token
-        | Table::Payload => Ok(()),
+        | Table::Payload
+        | Table::Worker
+        | Table::Rate
+        | Table::Child
+        | Table::Log => Ok(()),
     };
     read.map_err(|source| TablesError::Row { table, source })
 }
@@ -178,13 +182,18 @@ impl TableStore for SimTables {
         };
         for ((table, key), body) in &state.rows {
             let wanted = match table {
-                Table::Run | Table::Task => live_run(key).unwrap_or(false),
+                Table::Run | Table::Task | Table::Child => live_run(key).unwrap_or(false),
                 Table::Message => row::decode::<MessageRow>(body)
                     .is_ok_and(|message| !matches!(message.state, MessageState::Done { .. })),
-                Table::Meta | Table::Tenant | Table::Workflow | Table::Inbox | Table::Idempotency | Table::Token => {
-                    true
-                }
-                Table::Journal | Table::Event | Table::Payload => false,
+                Table::Meta
+                | Table::Tenant
+                | Table::Workflow
+                | Table::Inbox
+                | Table::Idempotency
+                | Table::Token
+                | Table::Worker
+                | Table::Rate => true,
+                Table::Journal | Table::Event | Table::Payload | Table::Log => false,
             };
             if wanted {
                 each(Op { table: *table, key, body: Some(body) });

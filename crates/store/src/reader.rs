@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mainspring_core::id::{PayloadId, RunId, TaskId, TenantId};
-use mainspring_core::row::{self, EventRow, JournalRow, MessageRow, RunRow, TaskRow};
+use mainspring_core::row::{self, EventRow, JournalRow, LogRow, MessageRow, RunRow, TaskRow};
 use mainspring_core::{Fact, MessageId, Need, Table};
 
 use crate::backend::{Range, Rows, end_of};
@@ -108,6 +108,24 @@ impl Reader {
         self.decoded(Table::Task, &row::key::task(tenant, id))
     }
 
+    /// All tasks of a run, in order.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn tasks(&self, tenant: TenantId, run: RunId) -> Result<Vec<TaskRow>, TablesError> {
+        let rows = self.prefixed(Table::Task, &row::key::run(tenant, run))?;
+        rows.into_iter().map(|(_, body)| decode(Table::Task, &body)).collect()
+    }
+
+    /// A task's log, in the order it was accepted in.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn log(&self, tenant: TenantId, task: TaskId) -> Result<Vec<LogRow>, TablesError> {
+        let rows = self.prefixed(Table::Log, &row::key::task(tenant, task))?;
+        rows.into_iter().map(|(_, body)| decode(Table::Log, &body)).collect()
+    }
+
     /// A message.
     ///
     /// # Errors
@@ -205,11 +223,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`TablesError`].
-    pub fn all<T: serde::de::DeserializeOwned>(
-        &self,
-        tenant: TenantId,
-        table: Table,
-    ) -> Result<Vec<(u128, T)>, TablesError> {
+    pub fn all<T: row::Row>(&self, tenant: TenantId, table: Table) -> Result<Vec<(u128, T)>, TablesError> {
         let rows = self.prefixed(table, &tenant.to_bytes())?;
         rows.into_iter().map(|(key, body)| Ok((row::key::second(&key).unwrap_or(0), decode(table, &body)?))).collect()
     }
@@ -232,6 +246,7 @@ impl Reader {
     /// [`TablesError`].
     pub fn fact(&self, tenant: TenantId, need: Need) -> Result<Fact, TablesError> {
         let found = match need {
+            Need::Whole(run) => self.whole(tenant, run)?,
             Need::Run(run) => self.run(tenant, run)?.map(Fact::Run),
             Need::Task(task) => self.task(tenant, task)?.map(Fact::Task),
             Need::Journal(task, position) => {
@@ -241,11 +256,22 @@ impl Reader {
         Ok(found.unwrap_or(Fact::Missing))
     }
 
-    fn decoded<T: serde::de::DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>, TablesError> {
+    /// A run with its tasks and the children they asked for.
+    fn whole(&self, tenant: TenantId, id: RunId) -> Result<Option<Fact>, TablesError> {
+        let Some(run) = self.run(tenant, id)? else { return Ok(None) };
+        let tasks = self.tasks(tenant, id)?;
+        let children = self.prefixed(Table::Child, &row::key::run(tenant, id))?.into_iter().map(|(key, body)| {
+            let index = row::key::task_of(&key).map_or(0, |task| task.index);
+            Ok((index, decode(Table::Child, &body)?))
+        });
+        Ok(Some(Fact::Whole(run, tasks, children.collect::<Result<_, TablesError>>()?)))
+    }
+
+    fn decoded<T: row::Row>(&self, table: Table, key: &[u8]) -> Result<Option<T>, TablesError> {
         self.get(table, key)?.map(|body| decode(table, &body)).transpose()
     }
 }
 
-fn decode<T: serde::de::DeserializeOwned>(table: Table, body: &[u8]) -> Result<T, TablesError> {
+fn decode<T: row::Row>(table: Table, body: &[u8]) -> Result<T, TablesError> {
     row::decode(body).map_err(|source| TablesError::Row { table, source })
 }

@@ -106,7 +106,8 @@ fn remove_run(transaction: &Transaction<'_>, key: &[u8], body: &[u8]) -> rusqlit
     }
     for (_, body) in range(transaction, "tasks", key)? {
         if let Ok(task) = row::decode::<TaskRow>(&body) {
-            payloads.extend(task.output.into_iter().chain(task.signals.into_iter().map(|(_, payload)| payload)));
+            payloads.extend(task.output.into_iter().chain(task.grounds));
+            payloads.extend(task.signals.into_iter().map(|(_, payload)| payload));
         }
     }
     for (_, body) in range(transaction, "journal", key)? {
@@ -135,6 +136,8 @@ fn remove_run(transaction: &Transaction<'_>, key: &[u8], body: &[u8]) -> rusqlit
         execute(transaction, "DELETE FROM payloads WHERE key = ?1", &row::key::payload(tenant, payload.id))?;
     }
     delete_range(transaction, "journal", key)?;
+    delete_range(transaction, "children", key)?;
+    delete_range(transaction, "logs", key)?;
     delete_range(transaction, "tasks", key)?;
     execute(transaction, "DELETE FROM runs WHERE key = ?1", key)
 }
@@ -188,7 +191,7 @@ fn sweep_events(
 
 fn range(connection: &Connection, table: &str, prefix: &[u8]) -> rusqlite::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut end = prefix.to_vec();
-    end.extend_from_slice(&[0xff; 8]);
+    end.extend_from_slice(&[0xff; 24]);
     let sql = format!("SELECT key, body FROM {table} WHERE key > ?1 AND key < ?2");
     let mut statement = connection.prepare_cached(&sql)?;
     statement.query_map(params![prefix, end], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
@@ -196,7 +199,7 @@ fn range(connection: &Connection, table: &str, prefix: &[u8]) -> rusqlite::Resul
 
 fn delete_range(connection: &Connection, table: &str, prefix: &[u8]) -> rusqlite::Result<()> {
     let mut end = prefix.to_vec();
-    end.extend_from_slice(&[0xff; 8]);
+    end.extend_from_slice(&[0xff; 24]);
     let sql = format!("DELETE FROM {table} WHERE key > ?1 AND key < ?2");
     connection.prepare_cached(&sql)?.execute(params![prefix, end]).map(|_| ())
 }

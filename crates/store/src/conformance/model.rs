@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mainspring_core::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, mix};
+use mainspring_core::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId, mix};
 use mainspring_core::journal::EntryKind;
-use mainspring_core::row::{self, EventRow, JournalRow, MessageRow, MessageState, PayloadRef, RunRow, RunState, key};
+use mainspring_core::row::{
+    self, EventRow, JournalRow, MessageRow, MessageState, MetaRow, PayloadRef, RunRow, RunState, key,
+};
 use mainspring_core::write::ops;
 use mainspring_core::{Out, Table};
 
@@ -143,12 +145,17 @@ impl Model {
             !matches!(message.state, MessageState::Done { .. })
         };
         let of_table = |table| match table {
-            Table::Run | Table::Task => self.rows(table, |key, _| live_run(key)),
+            Table::Run | Table::Task | Table::Child => self.rows(table, |key, _| live_run(key)),
             Table::Message => self.rows(table, |_, body| live_message(body)),
-            Table::Meta | Table::Tenant | Table::Workflow | Table::Inbox | Table::Idempotency | Table::Token => {
-                self.rows(table, |_, _| true)
-            }
-            Table::Journal | Table::Event | Table::Payload => RawRows::new(),
+            Table::Meta
+            | Table::Tenant
+            | Table::Workflow
+            | Table::Inbox
+            | Table::Idempotency
+            | Table::Token
+            | Table::Worker
+            | Table::Rate => self.rows(table, |_, _| true),
+            Table::Journal | Table::Event | Table::Payload | Table::Log => RawRows::new(),
         };
         Table::ALL.into_iter().map(|table| (table, of_table(table))).filter(|(_, rows)| !rows.is_empty()).collect()
     }
@@ -255,6 +262,10 @@ impl Writer {
             Table::Idempotency => key::idempotency(tenant, text),
             Table::Token => key::token(tenant, TokenId(id)),
             Table::Payload => key::payload(tenant, PayloadId(id)),
+            Table::Worker => key::worker(tenant, WorkerId(id)),
+            Table::Rate => key::rate(tenant, text),
+            Table::Child => key::child(tenant, task, text),
+            Table::Log => key::log(tenant, task, self.id()),
         }
     }
 
@@ -297,9 +308,18 @@ impl Writer {
             | Table::Task
             | Table::Inbox
             | Table::Idempotency
-            | Table::Token => out.put(table, key, &at),
+            | Table::Token
+            | Table::Worker
+            | Table::Rate
+            | Table::Child
+            | Table::Log => out.put(table, key, &number(at)),
         }
     }
+}
+
+/// A row that says nothing but a number, for tables whose rows the store does not look into.
+pub(super) fn number(at: u64) -> MetaRow {
+    MetaRow { now: at, event_seq: 0 }
 }
 
 pub(super) fn run_row(workflow: &str, state: RunState, at: u64) -> RunRow {
@@ -320,6 +340,10 @@ pub(super) fn run_row(workflow: &str, state: RunState, at: u64) -> RunRow {
         finished_at: state.ended().then_some(at),
         tasks: 1,
         messages: 0,
+        metadata: None,
+        wishes: None,
+        child_of: None,
+        event: None,
     }
 }
 
@@ -329,5 +353,12 @@ pub(super) fn message_row(state: MessageState, at: u64) -> MessageRow {
 }
 
 pub(super) fn event_row(scope: Option<&str>, at: u64) -> EventRow {
-    EventRow { name: "order".to_owned(), scope: scope.map(str::to_owned), at, run: None, data: Bytes::new() }
+    EventRow {
+        name: "order".to_owned(),
+        scope: scope.map(str::to_owned),
+        at,
+        run: None,
+        data: Bytes::new(),
+        metadata: None,
+    }
 }

@@ -85,16 +85,12 @@ fn put_run(out: &mut Out, tenant: TenantId, nth: u64, state: RunState, at: u64) 
         state: if state.ended() { TaskState::Completed } else { TaskState::Parked },
         attempt: 1,
         invocation: 1,
-        failures: 0,
-        losses: 0,
         journal_len: 2,
-        pending: Default::default(),
         signals: [("go".to_owned(), payload(2))].into(),
         output: Some(payload(3)),
-        error: None,
         queued_at: Some(at),
         started_at: Some(at),
-        finished_at: None,
+        ..TaskRow::new()
     };
     out.put(Table::Task, &key::task(tenant, task), &task_row);
     let message = MessageId(id);

@@ -6,10 +6,10 @@ use std::thread;
 
 use bytes::Bytes;
 use mainspring_core::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId};
-use mainspring_core::row::{MessageState, RunState, key};
+use mainspring_core::row::{MessageState, MetaRow, RunState, key};
 use mainspring_core::{Out, Table};
 
-use super::model::{TENANTS, Writer, event_row, live_of, message_row, run_row};
+use super::model::{TENANTS, Writer, event_row, live_of, message_row, number, run_row};
 use super::{Open, opened, tables_of};
 use crate::backend::Range;
 use crate::tables::Applied;
@@ -54,8 +54,8 @@ pub(super) fn after_an_error_nothing_was_applied(open: Open<'_>) {
     // A batch that ends in the middle of a write, one of a table nobody knows, and rows that are not what they should be.
     let put = |table: Table, key: &[u8]| {
         let mut out = Out::new();
-        out.put(Table::Tenant, &key::tenant(TENANTS[1]), &"half");
-        out.put(table, key, &7_u64);
+        out.put(Table::Tenant, &key::tenant(TENANTS[1]), &number(0));
+        out.put(table, key, &number(7));
         out.take().writes
     };
     let whole = put(Table::Token, &key::token(TENANTS[1], TokenId(1)));
@@ -90,8 +90,10 @@ pub(super) fn nobody_sees_half_of_an_application(open: Open<'_>) {
             let (mut last, mut looked) = (0, 0);
             while !ended.load(Ordering::Acquire) || looked == 0 {
                 let found = rows.range(all).expect("a range is read while batches are applied");
-                let numbers: Vec<u64> =
-                    found.iter().map(|(_, body)| mainspring_core::row::decode(body).expect("a whole row")).collect();
+                let numbers: Vec<u64> = found
+                    .iter()
+                    .map(|(_, body)| mainspring_core::row::decode::<MetaRow>(body).expect("a whole row").now)
+                    .collect();
                 let number = numbers.first().copied().unwrap_or(0);
                 assert!(numbers.iter().all(|other| *other == number), "rows of several applications: {numbers:?}");
                 assert!(numbers.len() == 64 || number == 0, "some rows only");
@@ -103,7 +105,7 @@ pub(super) fn nobody_sees_half_of_an_application(open: Open<'_>) {
             let batches = [2 * nth + 1, 2 * nth + 2].map(|position| {
                 let mut out = Out::new();
                 for id in 0..64 {
-                    out.put(Table::Token, &key::token(TENANTS[1], TokenId(id)), &position);
+                    out.put(Table::Token, &key::token(TENANTS[1], TokenId(id)), &number(position));
                 }
                 Arc::new(Batch::new(position, out.take().writes))
             });
@@ -179,8 +181,8 @@ pub(super) fn live_rows_are_what_a_restart_needs(open: Open<'_>) {
     let put_run = |out: &mut Out, tenant, run, state| {
         out.put(Table::Run, &key::run(tenant, run), &run_row("job", state, 1));
         for index in [0, 1, u16::MAX] {
-            out.put(Table::Task, &key::task(tenant, TaskId { run, index }), &1_u64);
-            out.put(Table::Journal, &key::journal(tenant, TaskId { run, index }, 0), &1_u64);
+            out.put(Table::Task, &key::task(tenant, TaskId { run, index }), &number(1));
+            out.put(Table::Journal, &key::journal(tenant, TaskId { run, index }, 0), &number(1));
         }
     };
     // Live and ended ones are neighbours, so that a range one too wide would show.
@@ -199,7 +201,7 @@ pub(super) fn live_rows_are_what_a_restart_needs(open: Open<'_>) {
     put_run(&mut out, next, RunId(u128::MAX), RunState::Running);
     put_run(&mut out, low, RunId(0), RunState::Completed);
     // Without a run no task is live.
-    out.put(Table::Task, &key::task(next, TaskId { run: RunId(5), index: 0 }), &1_u64);
+    out.put(Table::Task, &key::task(next, TaskId { run: RunId(5), index: 0 }), &number(1));
     let by = RunId(1);
     let messages = [MessageState::Unread, MessageState::Done { run: by }, MessageState::Received { run: by }];
     for (nth, state) in messages.into_iter().enumerate() {
@@ -216,7 +218,7 @@ pub(super) fn live_rows_are_what_a_restart_needs(open: Open<'_>) {
         (Table::Token, key::token(tenant, TokenId(u128::MAX))),
     ];
     for (table, key) in &small {
-        out.put(*table, key, &1_u64);
+        out.put(*table, key, &number(1));
     }
     let first = Arc::new(Batch::new(1, out.take().writes));
     tables.apply(&[first]).expect("a batch is applied");

@@ -82,7 +82,11 @@ impl<'t> TableWriter<'t> {
             | Table::Inbox
             | Table::Idempotency
             | Table::Token
-            | Table::Payload => "(key, body) VALUES (?1,?2)",
+            | Table::Payload
+            | Table::Worker
+            | Table::Rate
+            | Table::Child
+            | Table::Log => "(key, body) VALUES (?1,?2)",
         };
         Ok(TableWriter {
             table,
@@ -127,7 +131,11 @@ impl<'t> TableWriter<'t> {
             | Table::Inbox
             | Table::Idempotency
             | Table::Token
-            | Table::Payload => {
+            | Table::Payload
+            | Table::Worker
+            | Table::Rate
+            | Table::Child
+            | Table::Log => {
                 self.put.execute(params![key, body])?;
             }
         }
@@ -135,7 +143,7 @@ impl<'t> TableWriter<'t> {
     }
 }
 
-fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> rusqlite::Result<T> {
+fn decode<T: row::Row>(body: &[u8]) -> rusqlite::Result<T> {
     row::decode(body)
         .map_err(|bad| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(bad)))
 }

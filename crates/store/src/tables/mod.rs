@@ -100,7 +100,7 @@ impl SqliteTables {
             return Err(TablesError::Newer { path: path.to_owned(), found, known: schema::VERSION });
         }
         if found < schema::VERSION {
-            schema::create(&connection).map_err(fail)?;
+            schema::bring_up(&connection, found).map_err(fail)?;
         }
         Ok(SqliteTables { connection, path: path.to_owned() })
     }

@@ -4,7 +4,7 @@ use mainspring_core::Table;
 use rusqlite::Connection;
 
 /// The schema this release writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// The SQL name of a table.
 pub(super) fn name_of(table: Table) -> &'static str {
@@ -21,6 +21,10 @@ pub(super) fn name_of(table: Table) -> &'static str {
         Table::Idempotency => "idempotency",
         Table::Token => "tokens",
         Table::Payload => "payloads",
+        Table::Worker => "workers",
+        Table::Rate => "rates",
+        Table::Child => "children",
+        Table::Log => "logs",
     }
 }
 
@@ -40,7 +44,15 @@ pub(super) fn live_query(table: Table) -> Option<&'static str> {
         Table::Inbox => Some("SELECT key, body FROM inboxes"),
         Table::Idempotency => Some("SELECT key, body FROM idempotency"),
         Table::Token => Some("SELECT key, body FROM tokens"),
-        Table::Journal | Table::Event | Table::Payload => None,
+        Table::Worker => Some("SELECT key, body FROM workers"),
+        Table::Rate => Some("SELECT key, body FROM rates"),
+        // As tasks.
+        Table::Child => Some(
+            "SELECT c.key, c.body FROM runs r INDEXED BY runs_live CROSS JOIN children c \
+             WHERE r.live = 1 AND c.key > r.key AND c.key < CAST(r.key || x'ffffffffffffffffffffff' AS BLOB) \
+             ORDER BY r.key, c.key",
+        ),
+        Table::Journal | Table::Event | Table::Payload | Table::Log => None,
     }
 }
 
@@ -48,9 +60,19 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
+/// The tables that came with a version of the schema.
+fn new_in(version: i64) -> &'static [Table] {
+    match version {
+        1 => &Table::ALL[..12],
+        2 => &Table::ALL[12..],
+        _ => &[],
+    }
+}
+
+/// Brings the schema from the version it has (0: there is none) to the present one, whole or not at all.
+pub(super) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<()> {
     let mut sql = String::from("BEGIN;");
-    for table in Table::ALL {
+    for table in (found + 1..=VERSION).flat_map(new_in).copied() {
         let name = name_of(table);
         let columns = match table {
             Table::Run => {
@@ -67,7 +89,11 @@ pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
             | Table::Inbox
             | Table::Idempotency
             | Table::Token
-            | Table::Payload => "",
+            | Table::Payload
+            | Table::Worker
+            | Table::Rate
+            | Table::Child
+            | Table::Log => "",
         };
         // Payloads can be large, and large rows make a WITHOUT ROWID tree deep.
         let storage = if table == Table::Payload { "" } else { "WITHOUT ROWID" };
@@ -75,10 +101,12 @@ pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
             "CREATE TABLE {name}(key BLOB PRIMARY KEY NOT NULL, {columns}body BLOB NOT NULL) {storage};"
         ));
     }
-    sql.push_str("CREATE INDEX runs_live ON runs(key) WHERE live = 1;");
-    sql.push_str("CREATE INDEX messages_live ON messages(key) WHERE live = 1;");
-    sql.push_str("CREATE TABLE applied(id INTEGER PRIMARY KEY CHECK (id = 0), position INTEGER NOT NULL);");
-    sql.push_str("INSERT INTO applied VALUES (0, 0);");
+    if found == 0 {
+        sql.push_str("CREATE INDEX runs_live ON runs(key) WHERE live = 1;");
+        sql.push_str("CREATE INDEX messages_live ON messages(key) WHERE live = 1;");
+        sql.push_str("CREATE TABLE applied(id INTEGER PRIMARY KEY CHECK (id = 0), position INTEGER NOT NULL);");
+        sql.push_str("INSERT INTO applied VALUES (0, 0);");
+    }
     sql.push_str(&format!("PRAGMA user_version = {VERSION}; COMMIT;"));
     connection.execute_batch(&sql)
 }

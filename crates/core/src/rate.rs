@@ -1,0 +1,241 @@
+//! Rate limits: so much in a time. A window that is over is full again; what is not enough for now waits for the next.
+//!
+//! A line of tasks whose first finds too little left leaves its queue and comes back when the window is over, so that
+//! waiting for a limit costs nothing meanwhile.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::Ms;
+use crate::machine::{Consequence, Step};
+use crate::place::Wants;
+use crate::reply::{Refusal, Reply};
+use crate::row::{self, RateRow};
+use crate::timer::TimerKey;
+use crate::write::Table;
+
+/// What one attempt takes from a limit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RateUse {
+    /// Which limit.
+    pub name: String,
+    /// How much of it.
+    pub units: u32,
+    /// The limit as the task itself says it: how much there is in a window of how many milliseconds. `None`: as it was
+    /// put there.
+    pub sets: Option<(u32, u64)>,
+}
+
+/// A limit with the lines that wait for it.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    pub(crate) row: RateRow,
+    /// Action and wants of each line.
+    pub(crate) waiting: BTreeSet<(String, Arc<Wants>)>,
+}
+
+impl RateRow {
+    /// What is left now.
+    pub fn left_at(&self, now: Ms) -> u32 {
+        if self.over(now) { self.limit } else { self.left }
+    }
+
+    fn over(&self, now: Ms) -> bool {
+        now >= self.since.saturating_add(self.window_ms)
+    }
+
+    fn turn(&mut self, now: Ms) {
+        if self.over(now) {
+            self.left = self.limit;
+            self.since = now;
+        }
+    }
+
+    /// Another limit: what was taken in this window stays taken.
+    fn set(&mut self, limit: u32, window_ms: u64) {
+        let taken = self.limit.saturating_sub(self.left);
+        self.limit = limit;
+        self.window_ms = window_ms;
+        self.left = limit.saturating_sub(taken);
+    }
+}
+
+impl Step<'_> {
+    pub(crate) fn put_rate(&mut self, name: &str, limit: u32, window_ms: u64) -> Result<Reply, Refusal> {
+        self.check_key("the limit's name", name)?;
+        if window_ms == 0 {
+            return Err(Refusal::Empty { what: "the limit's window" });
+        }
+        self.check_room_for_rate(name)?;
+        self.set_rate(name, limit, window_ms, true);
+        Ok(Reply::Done)
+    }
+
+    fn check_room_for_rate(&self, name: &str) -> Result<(), Refusal> {
+        if !self.t.rates.contains_key(name) && self.t.rates.len() >= self.limits.rates_max {
+            return Err(Refusal::Full {
+                what: "rate limits of this tenant",
+                max: self.limits.rates_max,
+                action: "use fewer keys, or wait until some have not been used for a window",
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the limits a task brings along may exist, before it is queued for them.
+    pub(crate) fn admit_rates(&mut self, uses: &[RateUse]) -> Result<(), Refusal> {
+        for rate_use in uses {
+            self.check_key("the limit's name", &rate_use.name)?;
+            if let Some((limit, window_ms)) = rate_use.sets {
+                self.forget_idle_rates();
+                self.check_room_for_rate(&rate_use.name)?;
+                self.set_rate(&rate_use.name, limit, window_ms.max(1), false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a limit, or changes it; whoever waits for it looks again.
+    fn set_rate(&mut self, name: &str, limit: u32, window_ms: u64, put: bool) {
+        let now = self.now;
+        match self.t.rates.get_mut(name) {
+            Some(rate) => {
+                let before = rate.row.clone();
+                rate.row.put |= put;
+                if (before.limit, before.window_ms) != (limit, window_ms) {
+                    rate.row.set(limit, window_ms);
+                    self.release_line(name);
+                }
+                if self.t.rates.get(name).is_some_and(|rate| rate.row == before) {
+                    return;
+                }
+            }
+            None => {
+                let row = RateRow { limit, window_ms, left: limit, since: now, put };
+                self.t.rates.insert(name.to_owned(), Rate { row, waiting: BTreeSet::new() });
+            }
+        }
+        self.record_rate(name);
+    }
+
+    fn record_rate(&mut self, name: &str) {
+        if let Some(rate) = self.t.rates.get(name) {
+            self.out.put(Table::Rate, &row::key::rate(self.tenant, name), &rate.row);
+        }
+    }
+
+    /// Takes what an attempt needs from all its limits, or from none of them: then it answers which one is short.
+    pub(crate) fn take_rates(&mut self, uses: &[RateUse]) -> Result<(), String> {
+        let now = self.now;
+        for rate_use in uses {
+            // One that was forgotten meanwhile comes back. Others stay as the last verdict made them, or two kinds of
+            // tasks that see one limit differently would change it back and forth.
+            if let Some((limit, window_ms)) = rate_use.sets
+                && !self.t.rates.contains_key(&rate_use.name)
+            {
+                self.set_rate(&rate_use.name, limit, window_ms.max(1), false);
+            }
+        }
+        for rate_use in uses {
+            // A limit nobody has put there limits nothing.
+            let Some(rate) = self.t.rates.get_mut(&rate_use.name) else { continue };
+            if rate.row.left_at(now) < rate_use.units {
+                return Err(rate_use.name.clone());
+            }
+        }
+        for rate_use in uses {
+            let Some(rate) = self.t.rates.get_mut(&rate_use.name) else { continue };
+            rate.row.turn(now);
+            rate.row.left = rate.row.left.saturating_sub(rate_use.units);
+            self.record_rate(&rate_use.name);
+        }
+        Ok(())
+    }
+
+    /// Limits that are full again and awaited by nobody say nothing that the next use would not say: beyond half of what
+    /// may be kept they go.
+    fn forget_idle_rates(&mut self) {
+        if self.t.rates.len() < self.limits.rates_max / 2 {
+            return;
+        }
+        let now = self.now;
+        let idle = |rate: &Rate| !rate.row.put && rate.row.over(now) && rate.waiting.is_empty();
+        let names = self.t.rates.iter().filter(|(_, rate)| idle(rate)).map(|(name, _)| name.clone());
+        for name in names.take(64).collect::<alloc::vec::Vec<_>>() {
+            self.t.rates.remove(&name);
+            self.out.delete(Table::Rate, &row::key::rate(self.tenant, &name));
+        }
+    }
+
+    /// Sets a line aside until the limit that is short is full again.
+    pub(crate) fn hold_line(&mut self, action: &str, wants: &Arc<Wants>, short: &str) {
+        let Some(line) = self.t.take_line(action, wants) else { return };
+        self.t.held.insert((action.to_owned(), wants.clone()), line);
+        let Some(rate) = self.t.rates.get_mut(short) else { return };
+        // More than there ever is stays short: it is looked at once in each window, in case the limit is raised.
+        let wait_from = if rate.row.over(self.now) { self.now } else { rate.row.since };
+        let due = wait_from.saturating_add(rate.row.window_ms);
+        if rate.waiting.is_empty() {
+            self.add_refill(due, short);
+        }
+        if let Some(rate) = self.t.rates.get_mut(short) {
+            rate.waiting.insert((action.to_owned(), wants.clone()));
+        }
+    }
+
+    /// One timer stands for the earliest refill that somebody waits for.
+    fn add_refill(&mut self, due: Ms, name: &str) {
+        let earliest = self.t.refills.first().map(|(due, _)| *due);
+        if earliest.is_none_or(|earliest| due < earliest) {
+            if let Some(earliest) = earliest {
+                self.timers.unset(earliest, self.tenant, TimerKey::Refill);
+            }
+            self.timers.set(due, self.tenant, TimerKey::Refill);
+        }
+        self.t.refills.insert((due, name.to_owned()));
+    }
+
+    pub(crate) fn refill(&mut self) {
+        while let Some((due, name)) = self.t.refills.first().cloned() {
+            if due > self.now {
+                break;
+            }
+            self.t.refills.pop_first();
+            self.release_line(&name);
+        }
+        if let Some((due, _)) = self.t.refills.first() {
+            self.timers.set(*due, self.tenant, TimerKey::Refill);
+        }
+    }
+
+    /// Puts the lines that wait for a limit back into their queues.
+    fn release_line(&mut self, name: &str) {
+        let Some(rate) = self.t.rates.get_mut(name) else { return };
+        for place in core::mem::take(&mut rate.waiting) {
+            let Some(line) = self.t.held.remove(&place) else { continue };
+            let (action, wants) = place;
+            self.t.queues.entry(action.clone()).or_default().entry(wants).or_default().extend(line);
+            self.agenda.push_back(Consequence::Assign(action));
+        }
+    }
+
+    pub(crate) fn explain_rates(&self, uses: &[RateUse]) -> Option<String> {
+        uses.iter().find_map(|rate_use| {
+            let rate = self.t.rates.get(&rate_use.name)?;
+            let left = rate.row.left_at(self.now);
+            if left >= rate_use.units {
+                return None;
+            }
+            let wait = rate.row.since.saturating_add(rate.row.window_ms).saturating_sub(self.now);
+            Some(format!(
+                "for {} of rate limit {:?}, of which {left} of {} are left; it is full again in {wait} ms",
+                rate_use.units, rate_use.name, rate.row.limit
+            ))
+        })
+    }
+}
