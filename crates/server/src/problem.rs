@@ -92,15 +92,21 @@ impl From<Refusal> for Problem {
             Refusal::NoWorkflow { .. } => {
                 (StatusCode::NOT_FOUND, "start a worker that registers it, or check the spelling")
             }
-            Refusal::NoRun { .. } | Refusal::NoToken | Refusal::NoWorker => {
+            Refusal::NoRun { .. } | Refusal::NoTask { .. } | Refusal::NoToken | Refusal::NoWorker => {
                 (StatusCode::NOT_FOUND, "check the id, and that the token belongs to the tenant it was made in")
             }
             Refusal::RunEnded { .. } => (StatusCode::CONFLICT, "start a new run"),
-            Refusal::NotParked { .. } => (StatusCode::CONFLICT, "look at the run's state first"),
+            Refusal::NotReplayable { .. } => (StatusCode::CONFLICT, "start a new run with the same input"),
+            Refusal::NotEnded { .. } => (StatusCode::CONFLICT, "cancel the run first, or wait for its end"),
+            Refusal::WorkerNotConnected => (StatusCode::CONFLICT, "let the worker connect first"),
+            Refusal::NotParked { .. } | Refusal::NotRunning { .. } => {
+                (StatusCode::CONFLICT, "look at the run's state first")
+            }
             Refusal::StaleClaim { .. } => (StatusCode::CONFLICT, "stop working on the attempt"),
             Refusal::BadDefinition(_)
             | Refusal::StartedByMessages { .. }
             | Refusal::NoInbox { .. }
+            | Refusal::NotYet { .. }
             | Refusal::KeyMissing { .. }
             | Refusal::NotDurable { .. }
             | Refusal::Empty { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "change the request as the detail says"),

@@ -501,13 +501,15 @@ fn worker_of(task: &TaskRow) -> Option<String> {
     match task.state {
         TaskState::Running { worker, .. } => Some(worker.to_string()),
         TaskState::Blocked
+        | TaskState::Judged { .. }
         | TaskState::Queued { .. }
         | TaskState::Suspended { .. }
         | TaskState::Backoff { .. }
         | TaskState::Parked
         | TaskState::Completed
         | TaskState::Failed
-        | TaskState::Cancelled => None,
+        | TaskState::Cancelled
+        | TaskState::Skipped => None,
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mainspring_client::{KeyRule, KeyStrategy, RetryRule, RunId, TaskDef, TenantId, WorkflowDef};
 use mainspring_core::command::Idempotency;
 use mainspring_core::id::fingerprint;
-use mainspring_core::{Command, Reply};
+use mainspring_core::{Command, Reply, Start};
 use mainspring_flows::SessionKey;
 use serde_json::json;
 
@@ -38,13 +38,10 @@ pub fn definitions(version: u64) -> Vec<WorkflowDef> {
     single.tasks[0].schedule_timeout_ms = Some(5_000);
     let heard = WorkflowDef { event_triggers: vec!["paid".to_owned()], ..keyed("heard", 1, KeyStrategy::Queue) };
     let task = |name: &str, parents: &[u16]| TaskDef {
-        name: name.to_owned(),
-        action: name.to_owned(),
         parents: parents.to_vec(),
-        durable: false,
         retry,
-        schedule_timeout_ms: None,
         execution_timeout_ms: Some(3_000),
+        ..TaskDef::named(name)
     };
     let tasks = vec![task("a", &[]), task("b", &[0]), task("c", &[0]), task("d", &[1, 2])];
     let dag = WorkflowDef { tasks, ..WorkflowDef::single("dag", false) };
@@ -134,13 +131,15 @@ pub async fn start(host: Host, tenant: TenantId) {
         let text = format!("{}run {nth}.", marker(tenant.0));
         let input = Bytes::from(json!({ "text": text, "variant": chance.below(64) }).to_string());
         let keyed = matches!(workflow, "job" | "single" | "newest");
-        let command = Command::StartRun {
+        let start = Start {
             workflow: workflow.to_owned(),
             key: keyed.then(|| format!("key-{}", chance.below(2))),
             idempotency: Some(Idempotency { key: format!("run {nth}"), body: fingerprint([&input[..]]) }),
             input,
             priority: chance.permille(300).then(|| chance.below(4) as u8),
+            ..Start::default()
         };
+        let command = Command::StartRun { start };
         let Some(Reply::Started { run, .. }) = insist(&host, &mut chance, tenant, &command).await else { continue };
         host.sim().trace(format_args!("{text:?} is started as {run}"));
         host.sim().lock().books.run_accepted(tenant.0, &text, run.0);
@@ -172,7 +171,8 @@ pub async fn tell(host: Host, tenant: TenantId) {
         host.sim().pause(&mut chance, 2 * host.sim().plan().pause_ms).await;
         let data = Bytes::from(json!({ "text": format!("{}event {nth}.", marker(tenant.0)) }).to_string());
         let scope = Some(format!("order-{}", chance.below(2)));
-        let _ = call(&host, &mut chance, tenant, Command::EmitEvent { name: "paid".to_owned(), scope, data }).await;
+        let event = Command::EmitEvent { name: "paid".to_owned(), scope, data, metadata: None, priority: None };
+        let _ = call(&host, &mut chance, tenant, event).await;
         if chance.permille(100) {
             set_up(host.clone(), tenant, 1 + nth).await;
         }

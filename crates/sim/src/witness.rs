@@ -155,13 +155,16 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
             let id = key::task_of(op.key)?;
             let (worker, since, until) = match task.state {
                 TaskState::Running { worker, since, .. } => (Some(worker.0), since, None),
-                TaskState::Queued { since } | TaskState::Suspended { since } => (None, since, None),
+                TaskState::Queued { since } | TaskState::Suspended { since } | TaskState::Judged { since } => {
+                    (None, since, None)
+                }
                 TaskState::Backoff { until } => (None, 0, Some(until)),
                 TaskState::Blocked
                 | TaskState::Parked
                 | TaskState::Completed
                 | TaskState::Failed
-                | TaskState::Cancelled => (None, 0, None),
+                | TaskState::Cancelled
+                | TaskState::Skipped => (None, 0, None),
             };
             Fact::Task(Task {
                 tenant: key::tenant_of(op.key)?.0,
@@ -240,6 +243,13 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
         Table::Payload => {
             Fact::Payload { tenant: key::tenant_of(op.key)?.0, id: key::second(op.key)?, bytes: body.to_vec() }
         }
-        Table::Tenant | Table::Workflow | Table::Inbox | Table::Token => Fact::Other,
+        Table::Tenant
+        | Table::Workflow
+        | Table::Inbox
+        | Table::Token
+        | Table::Worker
+        | Table::Rate
+        | Table::Child
+        | Table::Log => Fact::Other,
     })
 }

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use mainspring_client::{TaskId, TenantId, WorkerId};
 use mainspring_core::command::{Claim, Held};
 use mainspring_core::journal::Completion;
-use mainspring_core::{Command, Effect, Refusal, Reply};
+use mainspring_core::place::SLOT;
+use mainspring_core::{Command, Dispatch, Effect, NewWorker, Refusal, Reply};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -77,9 +78,12 @@ impl Worker {
         let holds = hands.iter().map(|(task, (invocation, _))| Held { task: *task, invocation: *invocation });
         let announce = Command::RegisterWorker {
             worker: self.id,
-            name: "outside".to_owned(),
-            actions: ACTIONS.map(str::to_owned).to_vec(),
-            slots: self.slots,
+            new: NewWorker {
+                name: "outside".to_owned(),
+                actions: ACTIONS.map(str::to_owned).into(),
+                slots: [(SLOT.to_owned(), self.slots)].into(),
+                ..NewWorker::default()
+            },
             local: false,
             lease_ms: self.lease_ms,
             holds: holds.collect(),
@@ -145,11 +149,12 @@ impl Worker {
 
     fn handle(&self, effect: Effect, chance: &mut Chance) {
         match effect {
-            Effect::Dispatch { task, action, attempt, invocation, tenant, .. } => {
+            Effect::Dispatch(given) => {
+                let Dispatch { task, action, attempt, invocation, tenant, .. } = *given;
                 if tenant != self.tenant {
                     self.host.sim().violated(format!("task {task} of tenant {tenant} was given to {}", self.tenant));
                 }
-                let claim = Claim { worker: self.id, task, attempt, invocation };
+                let claim = Claim { worker: Some(self.id), task, attempt, invocation: Some(invocation) };
                 self.host.sim().trace(format_args!("worker {} gets {task} attempt {attempt}.{invocation}", self.id));
                 let durable = action == scripts::ACTION;
                 let (heard, hears) = mpsc::unbounded_channel();
@@ -178,6 +183,8 @@ impl Worker {
             }
             Effect::MessageWaits { .. }
             | Effect::Event { .. }
+            | Effect::Judge { .. }
+            | Effect::TaskChanged { .. }
             | Effect::RunEnded { .. }
             | Effect::TokenRevoked { .. } => {}
         }
@@ -206,7 +213,7 @@ impl Worker {
     /// Reports that an attempt failed.
     pub(crate) async fn report_failure(&self, claim: Claim, chance: &mut Chance) {
         let retry = chance.permille(800);
-        let failed = Command::Fail { claim, error: "simulated: it failed".to_owned(), retry };
+        let failed = Command::Fail { claim, error: "simulated: it failed".to_owned(), retry, after_ms: None };
         self.insist(claim, chance, failed).await;
         self.let_go(claim);
     }
@@ -221,8 +228,9 @@ impl Worker {
         }
         let complete = Command::Complete { claim, output: output.clone() };
         if self.insist(claim, chance, complete).await.is_some() {
-            sim.trace(format_args!("the completion of {} {}.{} is taken", claim.task, claim.attempt, claim.invocation));
-            let claim = (claim.task.run.0, claim.task.index, claim.attempt, claim.invocation);
+            let invocation = claim.invocation.unwrap_or(0);
+            sim.trace(format_args!("the completion of {} {}.{invocation} is taken", claim.task, claim.attempt));
+            let claim = (claim.task.run.0, claim.task.index, claim.attempt, invocation);
             sim.lock().books.completion_taken(claim, &output);
         }
         self.let_go(claim);
@@ -250,7 +258,7 @@ impl Worker {
     /// It has nothing more to do with an attempt.
     pub(crate) fn let_go(&self, claim: Claim) {
         let mut hands = self.hands();
-        if hands.get(&claim.task).is_some_and(|(invocation, _)| *invocation == claim.invocation) {
+        if hands.get(&claim.task).is_some_and(|(invocation, _)| Some(*invocation) == claim.invocation) {
             hands.remove(&claim.task);
         }
     }
@@ -260,8 +268,8 @@ impl Worker {
         let lie = match chance.below(4) {
             0 => Claim { attempt: claim.attempt + 1, ..claim },
             1 => Claim { attempt: claim.attempt.saturating_sub(1), ..claim },
-            2 => Claim { invocation: claim.invocation.saturating_sub(1), ..claim },
-            _ => Claim { worker: WorkerId(claim.worker.0 + 1), ..claim },
+            2 => Claim { invocation: claim.invocation.map(|invocation| invocation.saturating_sub(1)), ..claim },
+            _ => Claim { worker: Some(WorkerId(self.id.0 + 1)), ..claim },
         };
         let command = Command::Complete { claim: lie, output: output.clone() };
         match call(&self.host, chance, self.tenant, command).await {

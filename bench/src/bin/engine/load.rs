@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mainspring_bench::{Latencies, Place};
 use mainspring_core::row::{MessageRow, MessageState, RunRow, RunState};
 use mainspring_core::workflow::WorkflowDef;
-use mainspring_core::{Command, Reply, Table, TenantId};
+use mainspring_core::{Command, Reply, Start, Table, TenantId};
 use mainspring_engine::{Engine, EngineError, EngineOptions};
 
 use tokio::sync::Semaphore;
@@ -52,7 +52,7 @@ impl Work {
     fn command(self, caller: usize, nth: usize) -> Command {
         let (workflow, payload) = (WORKFLOW.to_owned(), Bytes::from_static(PAYLOAD));
         match self {
-            Work::Runs => Command::StartRun { workflow, key: None, input: payload, priority: None, idempotency: None },
+            Work::Runs => Command::StartRun { start: Start { workflow, input: payload, ..Start::default() } },
             Work::Sends { sessions } => {
                 // Neighbouring callers go to distant sessions, and each caller to all of them in turn.
                 let key = format!("session-{}", (caller.wrapping_mul(7919) + nth) % sessions);

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use mainspring_bench::Latencies;
 use mainspring_core::command::Claim;
 use mainspring_core::journal::Request;
-use mainspring_core::{Command, Effect, WorkerId};
+use mainspring_core::place::SLOT;
+use mainspring_core::{Command, Dispatch, Effect, NewWorker, WorkerId};
 use mainspring_engine::{Engine, WorkerInbox};
 use tokio::task::JoinHandle;
 
@@ -34,9 +35,12 @@ impl Worker {
         let inbox = engine.hub().connect_worker(TENANT, WORKER);
         let announce = Command::RegisterWorker {
             worker: WORKER,
-            name: "bench".into(),
-            actions: vec![action.to_owned()],
-            slots: SLOTS,
+            new: NewWorker {
+                name: "bench".into(),
+                actions: [action.to_owned()].into(),
+                slots: [(SLOT.to_owned(), SLOTS)].into(),
+                ..NewWorker::default()
+            },
             local: true,
             lease_ms: None,
             holds: Vec::new(),
@@ -72,8 +76,9 @@ impl Host {
         let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
         while inbox.recv_many(&mut taken, TAKEN_AT_ONCE).await > 0 {
             for effect in taken.drain(..) {
-                let Effect::Dispatch { task, attempt, invocation, messages_waiting, .. } = effect else { continue };
-                let claim = Claim { worker: WORKER, task, attempt, invocation };
+                let Effect::Dispatch(given) = effect else { continue };
+                let Dispatch { task, attempt, invocation, messages_waiting, .. } = *given;
+                let claim = Claim { worker: Some(WORKER), task, attempt, invocation: Some(invocation) };
                 match messages_waiting {
                     Some(_) => self.receive(claim),
                     None => self.complete(claim),
