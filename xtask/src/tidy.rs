@@ -24,6 +24,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
             "mainspring-engine",
             "mainspring-client",
             "mainspring-flows",
+            "mainspring-hatchet",
             "mainspring-server",
             "orders-agent",
         ],

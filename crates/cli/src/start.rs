@@ -11,6 +11,7 @@ use mainspring_core::row::TokenRow;
 use mainspring_core::{Command, Table, TokenId};
 use mainspring_engine::{Embedded, Engine, EngineOptions, LogOptions};
 use mainspring_flows::{AgentSettings, Agents, Outside};
+use mainspring_hatchet::{Caller, Gate, Hatchet};
 use mainspring_server::api::tokens;
 use mainspring_server::auth::Scope;
 use mainspring_server::{AppState, Keys, ServerOptions};
@@ -107,7 +108,9 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
     let home = tenants[0].0;
     let server = ServerOptions { public_url: public_url.clone(), grpc_address: address.to_string(), home_tenant: home };
     let state = AppState::new(engine.clone(), agents, keys, server);
-    let serving = tokio::spawn(listen_on(listener, state.clone()));
+    let hatchet = Hatchet::start(engine.clone(), gate(&state));
+    let routes = mainspring_server::router(state.clone()).merge(hatchet.routes());
+    let serving = tokio::spawn(listen_on(listener, routes));
     local::write(&setup.dir, &format!("http://{address}"), home)?;
     announce(&setup, &state, home, &public_url).await?;
 
@@ -161,12 +164,24 @@ async fn forget_revoked(engine: &Engine, tenants: &[(TenantId, &str)]) -> anyhow
     Ok(())
 }
 
-async fn listen_on(listener: TcpListener, state: AppState) {
+/// Tokens are the server's affair; the wire of Hatchet's SDKs asks it who calls.
+fn gate(state: &AppState) -> Gate {
+    let state = state.clone();
+    Arc::new(move |token| {
+        let caller = state.auth().caller(token)?;
+        if state.engine().hub().is_revoked(caller.token) {
+            return None;
+        }
+        Some(Caller { tenant: caller.tenant, writes: caller.must_have(Scope::Write).is_ok() })
+    })
+}
+
+async fn listen_on(listener: TcpListener, routes: axum::Router) {
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
         // Small answers must not wait for more to send.
         let _ = stream.set_nodelay(true);
     });
-    if let Err(error) = axum::serve(listener, mainspring_server::router(state)).await {
+    if let Err(error) = axum::serve(listener, routes).await {
         tracing::error!(%error, "the listener ended");
     }
     tokio::time::sleep(DRAIN).await;
@@ -191,7 +206,9 @@ async fn announce(setup: &Setup, state: &AppState, tenant: TenantId, url: &str) 
     println!("  then        {url}/  and  {url}/runs;  the API is described at {url}/openapi.json\n");
     println!("  For curl    export MAINSPRING_URL={url} MAINSPRING_TOKEN=$(cat {})", token_file.display());
     println!("  For SDKs    export HATCHET_CLIENT_TOKEN=$MAINSPRING_TOKEN HATCHET_CLIENT_TLS_STRATEGY=none");
-    println!("              (the token already carries what they read; their wire itself is not served yet)\n");
+    println!(
+        "              then start a worker written for Hatchet as it is: see examples/python and examples/typescript\n"
+    );
     println!(
         "Type quickly, interrupt the agent, kill this process with 'kill -9 {}' and start it again.",
         std::process::id()

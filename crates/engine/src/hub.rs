@@ -128,6 +128,11 @@ impl Hub {
         self.lock().workers.remove(&(tenant, worker));
     }
 
+    /// Whether a worker's channel is open.
+    pub fn has_worker(&self, tenant: TenantId, worker: WorkerId) -> bool {
+        self.lock().workers.get(&(tenant, worker)).is_some_and(|(_, sender)| !sender.is_closed())
+    }
+
     /// Closes a worker's channel if it is still that of this session. Answers whether it was.
     pub fn disconnect_session(&self, tenant: TenantId, worker: WorkerId, session: u64) -> bool {
         let mut state = self.lock();

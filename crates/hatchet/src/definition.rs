@@ -1,7 +1,7 @@
 //! A workflow as a worker registers it: every feature it can have, in plain types of our own, checked.
 //!
 //! [`Definition::from_request`] is the only way in. What it returns holds: names are unique, parents exist and come
-//! before their children, durations are durations, numbers are in range, JSON is JSON. Whether a feature is executed
+//! before their children, durations are durations, numbers are in range, JSON is JSON, CEL is CEL. Whether a feature is executed
 //! yet is not asked here; a definition loses nothing on the way in.
 //!
 //! [`Definition::content_hash`] tells versions apart: a worker that starts again and says the same gets the same
@@ -9,7 +9,7 @@
 //! nature, and this module makes a definition of it again.
 //!
 //! What this module does not know: how a definition is executed or stored, what a CEL expression says (it keeps them
-//! as texts of bounded length), when a schedule fires.
+//! as texts that are well-formed), when a schedule fires.
 
 mod graph;
 mod hash;
@@ -20,9 +20,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::duration::{BadDuration, GoDuration};
+use crate::expression::BadExpression;
 use crate::wire::v1;
 
 pub use hash::ContentHash;
+pub(crate) use translate::label_wish;
 
 /// Tasks of one workflow, the one for failures not counted. As many as the core takes.
 pub const TASKS_MAX: usize = 1_000;
@@ -441,6 +443,12 @@ pub enum Wrong {
     NotJson {
         /// What the parser said.
         cause: String,
+    },
+    /// It holds no CEL.
+    #[error("is not a CEL expression ({cause}): correct it there")]
+    NotCel {
+        /// What the parser said, and where.
+        cause: BadExpression,
     },
     /// It holds no schedule.
     #[error("{found:?} is no cron expression: use five fields, or six with seconds first")]

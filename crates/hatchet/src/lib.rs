@@ -2,7 +2,8 @@
 //!
 //! [`wire`] holds the messages and services, generated from `proto/`. [`definition`] makes a checked workflow of a
 //! registration, [`duration`] reads the durations in it, [`status`] is the one map from what went wrong to a gRPC
-//! status. All of it is pure: a server is put on top.
+//! status; [`mapping`] says it in the core's words, and [`expression`] evaluates what it has in CEL. All of that is pure.
+//! [`server`] puts it to use: gRPC services, and the REST calls SDKs make, on top of an engine.
 //!
 //! What this crate does not know: how a decision is made or stored, how pages look. And nobody below it knows its
 //! words.
@@ -20,7 +21,24 @@
 //!
 //! Last with hatchet-sdk 1.43.1 and opentelemetry-proto 1.45.2: no difference.
 
+mod acks;
+mod catalog;
+mod control;
 pub mod definition;
+mod details;
 pub mod duration;
+pub mod expression;
+pub mod gate;
+mod judge;
+pub mod mapping;
+mod names;
+mod payload;
+pub mod server;
+mod service;
 pub mod status;
+mod stream;
+mod watch;
 pub mod wire;
+
+pub use gate::{Caller, Gate};
+pub use server::Hatchet;

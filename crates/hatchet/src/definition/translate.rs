@@ -15,6 +15,7 @@ use super::{
     Window, Wrong, graph,
 };
 use crate::duration::GoDuration;
+use crate::expression::Expression;
 use crate::wire::v1;
 
 type Checked<T> = Result<T, BadDefinition>;
@@ -197,7 +198,7 @@ fn slots(at: &str, requests: &BTreeMap<String, i32>, durable: bool) -> Checked<B
     Ok(slots)
 }
 
-fn label_wish(at: &str, wish: &v1::DesiredWorkerLabels) -> Checked<LabelWish> {
+pub(crate) fn label_wish(at: &str, wish: &v1::DesiredWorkerLabels) -> Checked<LabelWish> {
     let value = match (&wish.str_value, wish.int_value) {
         (Some(value), None) => Some(LabelValue::Text(text(at, value)?)),
         (None, Some(value)) => Some(LabelValue::Number(value)),
@@ -260,7 +261,7 @@ fn rate_limit(at: &str, opts: &v1::CreateTaskRateLimit) -> Checked<RateLimit> {
             let why = Wrong::Conflict("is missing: a limit with a key for each run says itself how much there is");
             return Err(bad(&on("limit_values_expr"), why));
         }
-        None => RateLimitKey::Static(expression(&on("key"), &opts.key)?),
+        None => RateLimitKey::Static(filled(&on("key"), &opts.key)?),
     };
     let units = match (opts.units, given(&opts.units_expr)) {
         (Some(_), Some(_)) => {
@@ -413,8 +414,14 @@ fn name(at: &str, name: &str) -> Checked<String> {
     if name.is_empty() { Err(bad(at, Wrong::Empty)) } else { bounded(at, name, NAME_BYTES_MAX) }
 }
 
+fn filled(at: &str, value: &str) -> Checked<String> {
+    if value.trim().is_empty() { Err(bad(at, Wrong::Empty)) } else { text(at, value) }
+}
+
 fn expression(at: &str, cel: &str) -> Checked<String> {
-    if cel.trim().is_empty() { Err(bad(at, Wrong::Empty)) } else { text(at, cel) }
+    let cel = filled(at, cel)?;
+    Expression::parse(&cel).map_err(|cause| bad(at, Wrong::NotCel { cause }))?;
+    Ok(cel)
 }
 
 fn bounded(at: &str, text: &str, max: usize) -> Checked<String> {

@@ -1,0 +1,272 @@
+//! Cancelling and replaying what a list of ids or a filter names.
+
+use mainspring_core::row::RunRow;
+use mainspring_core::{Command, Refusal, RunId, TenantId};
+use mainspring_engine::{EngineError, RunFilter};
+use serde_json::{Map, Value};
+use tonic::Status;
+
+use crate::details::{self, Run};
+use crate::names::{self, Named};
+use crate::server::{Hatchet, unread};
+use crate::status::{self, bad_field};
+use crate::wire::v1::{RunStatus, TasksFilter};
+
+/// Runs one request may cancel.
+const CANCEL_MAX: usize = 20_000;
+/// Runs one request may replay.
+const REPLAY_MAX: usize = 1_000;
+/// Runs looked at for one listing, so that a rare filter over a long history stays bounded.
+const EXAMINED_MAX: usize = 50_000;
+/// Runs read at once.
+const PAGE: usize = 500;
+
+/// Which runs a listing or a request is about.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Filter {
+    /// In one of these states; all if empty.
+    pub statuses: Vec<RunStatus>,
+    /// Asked for at or after, in milliseconds since the Unix epoch.
+    pub since: Option<u64>,
+    /// Asked for before.
+    pub until: Option<u64>,
+    /// Of one of these workflows, by id; all if empty.
+    pub workflow_ids: Vec<String>,
+    /// With all of these in its metadata.
+    pub metadata: Vec<(String, String)>,
+    /// Children of this task.
+    pub parent: Option<Named>,
+    /// Started by this event, by number.
+    pub event: Option<u64>,
+    /// With a task that was last given to this worker.
+    pub worker: Option<mainspring_core::WorkerId>,
+}
+
+impl Filter {
+    fn fits(&self, tenant: TenantId, row: &RunRow) -> bool {
+        let since = self.since.is_none_or(|since| row.created_at >= since);
+        let until = self.until.is_none_or(|until| row.created_at < until);
+        let workflow =
+            self.workflow_ids.is_empty() || self.workflow_ids.contains(&names::workflow_id(tenant, &row.workflow));
+        let parent =
+            self.parent.is_none_or(|parent| row.child_of.as_ref().is_some_and(|child| child.task == parent.task()));
+        let event = self.event.is_none_or(|event| row.event.as_ref().is_some_and(|started| started.seq == event));
+        since && until && workflow && parent && event && self.fits_metadata(row)
+    }
+
+    fn fits_metadata(&self, row: &RunRow) -> bool {
+        if self.metadata.is_empty() {
+            return true;
+        }
+        let shown = details::metadata(row.metadata.as_ref(), row.event.as_ref());
+        let fields: Map<String, Value> =
+            shown.and_then(|shown| serde_json::from_slice(&shown).ok()).unwrap_or_default();
+        self.metadata.iter().all(|(key, wanted)| match fields.get(key) {
+            Some(Value::String(found)) => found == wanted,
+            Some(found) => found.to_string() == *wanted,
+            None => false,
+        })
+    }
+
+    /// Whether a run's state may fit; what its tasks say is looked at later.
+    fn may_fit_status(&self, row: &RunRow) -> bool {
+        // A run that goes on may count as failed already, or as queued.
+        self.statuses.is_empty() || !row.state.ended() || self.statuses.contains(&details::rough_status(row.state))
+    }
+}
+
+/// Reads `key:value` as filters have it.
+pub(crate) fn metadata_pair(text: &str) -> Option<(String, String)> {
+    let (key, value) = text.split_once(':')?;
+    Some((key.to_owned(), value.to_owned()))
+}
+
+/// Runs that fit a filter, newest first, those after the first `skip`, at most `limit`. May lag behind what is durable
+/// by what the tables do.
+///
+/// # Errors
+/// A status if they can't be read.
+pub(crate) async fn list(
+    hatchet: &Hatchet,
+    tenant: TenantId,
+    filter: &Filter,
+    skip: usize,
+    limit: usize,
+) -> Result<Vec<Run>, Status> {
+    let engine = hatchet.engine();
+    // Whoever lists expects to find what was answered before.
+    let position = engine.durable_position(tenant);
+    engine.wait_applied(tenant, position, std::time::Duration::from_millis(250)).await;
+    let (mut found, mut skipped, mut examined, mut before) = (Vec::new(), 0, 0, None::<RunId>);
+    while examined < EXAMINED_MAX {
+        let page = engine.read(tenant, move |reader| reader.runs(tenant, &RunFilter::default(), before, PAGE)).await;
+        let page = page.map_err(unread)?;
+        examined += page.rows.len();
+        for (id, row) in page.rows {
+            if filter.since.is_some_and(|since| row.created_at < since) {
+                // Ids are in the order of time: nothing older follows that is wanted.
+                return Ok(found);
+            }
+            if !filter.fits(tenant, &row) || !filter.may_fit_status(&row) {
+                continue;
+            }
+            let Some(run) = Run::read(hatchet, tenant, id).await.map_err(unread)? else { continue };
+            let status = filter.statuses.is_empty() || filter.statuses.contains(&run.status());
+            let worker = filter.worker.is_none_or(|worker| run.tasks.iter().any(|task| task.worker == Some(worker)));
+            if !status || !worker {
+                continue;
+            }
+            if skipped < skip {
+                skipped += 1;
+                continue;
+            }
+            found.push(run);
+            if found.len() == limit {
+                return Ok(found);
+            }
+        }
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// What a request is about: ids, or whatever fits a filter.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Selection {
+    /// These.
+    Ids(Vec<Named>),
+    /// Those that fit.
+    Fitting(Filter),
+}
+
+impl Selection {
+    /// Reads ids or a filter.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if both are given, or an id is none.
+    pub(crate) fn of(ids: Vec<String>, filter: Option<TasksFilter>) -> Result<Selection, Status> {
+        match filter {
+            Some(_) if !ids.is_empty() => {
+                Err(bad_field("filter", "is given along with external_ids: give one of them"))
+            }
+            None => {
+                let named = ids.iter().enumerate().map(|(index, id)| {
+                    Named::parse(id)
+                        .ok_or_else(|| bad_field(&format!("external_ids[{index}]"), &format!("{id:?} is no id")))
+                });
+                Ok(Selection::Ids(named.collect::<Result<_, Status>>()?))
+            }
+            Some(filter) => {
+                let ms = |at: prost_types::Timestamp| {
+                    u64::try_from(at.seconds).unwrap_or(0).saturating_mul(1_000) + at.nanos.max(0) as u64 / 1_000_000
+                };
+                Ok(Selection::Fitting(Filter {
+                    statuses: statuses_of(&filter.statuses)?,
+                    since: filter.since.map(ms),
+                    until: filter.until.map(ms),
+                    workflow_ids: filter.workflow_ids,
+                    metadata: filter.additional_metadata.iter().filter_map(|pair| metadata_pair(pair)).collect(),
+                    ..Filter::default()
+                }))
+            }
+        }
+    }
+
+    async fn named(self, hatchet: &Hatchet, tenant: TenantId, max: usize) -> Result<Vec<Named>, Status> {
+        match self {
+            Selection::Ids(ids) if ids.len() > max => {
+                Err(bad_field("external_ids", &format!("has {} entries, at most {max} are allowed", ids.len())))
+            }
+            Selection::Ids(ids) => Ok(ids),
+            Selection::Fitting(filter) => {
+                let runs = list(hatchet, tenant, &filter, 0, max).await?;
+                Ok(runs.into_iter().map(|run| Named::Run(run.id)).collect())
+            }
+        }
+    }
+}
+
+/// Statuses by their words.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` for a word that is none.
+pub(crate) fn statuses_of(words: &[String]) -> Result<Vec<RunStatus>, Status> {
+    let status = |word: &String| match word.as_str() {
+        "QUEUED" => Ok(RunStatus::Queued),
+        "RUNNING" => Ok(RunStatus::Running),
+        "COMPLETED" => Ok(RunStatus::Completed),
+        "FAILED" => Ok(RunStatus::Failed),
+        "CANCELLED" => Ok(RunStatus::Cancelled),
+        other => Err(bad_field(
+            "statuses",
+            &format!("has {other:?}: QUEUED, RUNNING, COMPLETED, FAILED and CANCELLED are known"),
+        )),
+    };
+    words.iter().map(status).collect()
+}
+
+/// Cancels; answers the ids of what was there to be cancelled. What has ended is left as it is.
+///
+/// # Errors
+/// A status for the first that could not be decided; what came before it is cancelled.
+pub(crate) async fn cancel(hatchet: &Hatchet, tenant: TenantId, selection: Selection) -> Result<Vec<String>, Status> {
+    let mut cancelled = Vec::new();
+    for named in selection.named(hatchet, tenant, CANCEL_MAX).await? {
+        let reason = "cancelled by request".to_owned();
+        let command = match named {
+            Named::Run(run) => Command::CancelRun { run, reason },
+            Named::Task(task) => Command::CancelTask { task, reason },
+        };
+        match hatchet.engine().submit(tenant, command).await {
+            Ok(_) => cancelled.push(shown(named)),
+            // Of a list, what is not there does not keep the rest from being cancelled.
+            Err(EngineError::Refused(Refusal::NoRun { .. } | Refusal::NoTask { .. })) => {}
+            Err(error) => return Err(status::failed(&error)),
+        }
+    }
+    Ok(cancelled)
+}
+
+/// Replays; answers the ids of what runs again. Tasks of one run that are named together run again together.
+///
+/// # Errors
+/// A status for the first that could not be decided; what came before it runs again.
+pub(crate) async fn replay(hatchet: &Hatchet, tenant: TenantId, selection: Selection) -> Result<Vec<String>, Status> {
+    let mut runs: Vec<(RunId, Option<Vec<u16>>, Vec<Named>)> = Vec::new();
+    for named in selection.named(hatchet, tenant, REPLAY_MAX).await? {
+        let index = match named {
+            Named::Run(_) => None,
+            Named::Task(task) => Some(task.index),
+        };
+        match runs.iter_mut().find(|(run, ..)| *run == named.run()) {
+            Some((_, tasks, names)) => {
+                match (tasks.as_mut(), index) {
+                    (Some(tasks), Some(index)) => tasks.push(index),
+                    // The whole run has its parts in it.
+                    _ => *tasks = None,
+                }
+                names.push(named);
+            }
+            None => runs.push((named.run(), index.map(|index| vec![index]), vec![named])),
+        }
+    }
+    let mut replayed = Vec::new();
+    for (run, tasks, names) in runs {
+        match hatchet.engine().submit(tenant, Command::ReplayRun { run, tasks }).await {
+            Ok(_) => replayed.extend(names.into_iter().map(shown)),
+            Err(EngineError::Refused(Refusal::NoRun { .. } | Refusal::NotEnded { .. })) => {}
+            Err(error) => return Err(status::failed(&error)),
+        }
+    }
+    Ok(replayed)
+}
+
+fn shown(named: Named) -> String {
+    match named {
+        Named::Run(run) => run.to_string(),
+        Named::Task(task) => names::task_id(task, usize::from(task.index) + 2),
+    }
+}

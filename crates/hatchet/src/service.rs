@@ -1,0 +1,8 @@
+//! The gRPC services, one file each: a call comes in, a command or a read goes on, an answer comes back.
+
+mod admin;
+mod dispatcher;
+mod events;
+mod traces;
+mod v1_dispatcher;
+mod workflows;
