@@ -334,6 +334,8 @@ pub enum Command {
         /// Of which key.
         key: String,
     },
+    /// Asks how the workers stand. Records nothing.
+    LookAtWorkers,
     /// Counts what is live. Records nothing.
     Count,
 }
@@ -376,6 +378,7 @@ impl Command {
             | Command::RevokeToken { .. }
             | Command::Explain { .. }
             | Command::LookAtInbox { .. }
+            | Command::LookAtWorkers
             | Command::Count => 0,
         }
     }

@@ -43,5 +43,5 @@ pub use crate::command::{Command, Fact, Facts, Held, Need, NewWorker, Start};
 pub use crate::effect::{Dispatch, Effect, TaskChange};
 pub use crate::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
 pub use crate::machine::{Core, Moment};
-pub use crate::reply::{Refusal, Reply};
+pub use crate::reply::{Refusal, Reply, WorkerView};
 pub use crate::write::{Out, Table};

@@ -141,6 +141,7 @@ impl Core {
             | Command::PutToken { .. }
             | Command::RevokeToken { .. }
             | Command::LookAtInbox { .. }
+            | Command::LookAtWorkers
             | Command::Count => None,
         }
     }
@@ -288,6 +289,7 @@ impl Step<'_> {
             Command::RevokeToken { token } => self.revoke_token(token),
             Command::Explain { run } => self.explain(run, facts),
             Command::LookAtInbox { workflow, key } => Ok(Reply::Inbox(self.look_at_inbox(workflow, key))),
+            Command::LookAtWorkers => Ok(Reply::Workers(self.look_at_workers())),
             Command::Count => Ok(Reply::Counts(self.t.counts())),
         }
     }

@@ -1,9 +1,10 @@
 //! What is answered: replies, and refusals that say what to change.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::id::{MessageId, Ms, RunId, VersionId};
+use crate::id::{MessageId, Ms, RunId, VersionId, WorkerId};
 use crate::journal::Completion;
 use crate::workflow::BadDefinition;
 
@@ -69,6 +70,8 @@ pub enum Reply {
     },
     /// How an inbox stands. `None` when no run is live for its key, and so nothing waits.
     Inbox(Option<InboxView>),
+    /// How the workers stand.
+    Workers(Vec<WorkerView>),
     /// What is live.
     Counts(Counts),
 }
@@ -86,6 +89,19 @@ pub struct InboxView {
     pub unread: u64,
     /// Messages the live run has received.
     pub received: u64,
+}
+
+/// A worker as it stands now. What is remembered of it beyond that is in its row, if it has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerView {
+    /// Which one.
+    pub worker: WorkerId,
+    /// Whether it can be given something.
+    pub connected: bool,
+    /// When it was last heard of. `None` for one that is not connected, or whose silence is not measured.
+    pub heard_at: Option<Ms>,
+    /// Units taken of its slots, by kind.
+    pub taken: BTreeMap<String, u32>,
 }
 
 /// What is live in one tenant.

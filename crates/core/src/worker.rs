@@ -12,7 +12,7 @@ use crate::command::{Claim, Held, NewWorker};
 use crate::id::{Ms, TaskId, WorkerId};
 use crate::machine::{Consequence, Step};
 use crate::place::{LabelValue, Wants};
-use crate::reply::{Refusal, Reply};
+use crate::reply::{Refusal, Reply, WorkerView};
 use crate::row::{self, TaskState, WorkerRow};
 use crate::timer::TimerKey;
 use crate::write::Table;
@@ -362,6 +362,20 @@ impl Step<'_> {
             self.offer_to(worker);
         }
         Ok(Reply::Done)
+    }
+
+    /// How the workers stand.
+    pub(crate) fn look_at_workers(&self) -> Vec<WorkerView> {
+        let view = |(id, worker): (&WorkerId, &Worker)| WorkerView {
+            worker: *id,
+            connected: worker.connected,
+            heard_at: match (worker.lease_until, worker.lease_ms) {
+                (Some(until), Some(lease)) if worker.connected => Some(until.saturating_sub(lease)),
+                _ => None,
+            },
+            taken: worker.taken.clone(),
+        };
+        self.t.workers.iter().map(view).collect()
     }
 
     /// Whatever waits for this worker is looked at again.

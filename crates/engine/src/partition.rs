@@ -215,6 +215,7 @@ impl Partition {
             | Command::RevokeToken { .. }
             | Command::Explain { .. }
             | Command::LookAtInbox { .. }
+            | Command::LookAtWorkers
             | Command::Count => return None,
         };
         (self.unapplied.bytes() > max)

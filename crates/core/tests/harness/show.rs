@@ -265,6 +265,7 @@ pub fn answer(answer: &Result<Reply, Refusal>) -> String {
             let more = field("successor", view.successor);
             format!("inbox of {}{closed}{more}: {} unread, {} received", view.live, view.unread, view.received)
         }
+        Ok(Reply::Workers(workers)) => format!("{workers:?}"),
         Ok(Reply::Counts(counts)) => format!("{counts:?}"),
         Err(refusal) => format!("refused {}: {refusal}", refusal.code()),
     }
