@@ -124,6 +124,10 @@ impl Step<'_> {
             if self.triggered.len() >= self.limits.event_fan_out_max {
                 return;
             }
+            // Requests are refused because of it; the steps of a run's life are not requests.
+            if def.not_yet.is_some() {
+                continue;
+            }
             let id = self.ids.mint_run();
             self.triggered.insert(id, depth + 1);
             let input = Some(self.store_payload(event.data.clone()));

@@ -301,7 +301,7 @@ impl Step<'_> {
             TimerKey::ExecutionTimeout(task) => self.execution_timeout(task, due),
             TimerKey::Entry(task, position) => self.entry_due(task, position),
             TimerKey::WorkerLease(worker) => self.worker_silent(worker),
-            TimerKey::Acknowledge(task) => self.not_acknowledged(task),
+            TimerKey::Acknowledge(task, invocation) => self.not_acknowledged(task, invocation),
             TimerKey::Refill => self.refill(),
             TimerKey::Idempotency => self.expire_idempotency(),
         }

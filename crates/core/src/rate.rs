@@ -4,7 +4,7 @@
 //! waiting for a limit costs nothing meanwhile.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -141,18 +141,19 @@ impl Step<'_> {
                 self.set_rate(&rate_use.name, limit, window_ms.max(1), false);
             }
         }
-        for rate_use in uses {
+        let units = units_by_name(uses);
+        for (name, units) in &units {
             // A limit nobody has put there limits nothing.
-            let Some(rate) = self.t.rates.get_mut(&rate_use.name) else { continue };
-            if rate.row.left_at(now) < rate_use.units {
-                return Err(rate_use.name.clone());
+            let Some(rate) = self.t.rates.get(*name) else { continue };
+            if rate.row.left_at(now) < *units {
+                return Err((*name).to_owned());
             }
         }
-        for rate_use in uses {
-            let Some(rate) = self.t.rates.get_mut(&rate_use.name) else { continue };
+        for (name, units) in units {
+            let Some(rate) = self.t.rates.get_mut(name) else { continue };
             rate.row.turn(now);
-            rate.row.left = rate.row.left.saturating_sub(rate_use.units);
-            self.record_rate(&rate_use.name);
+            rate.row.left = rate.row.left.saturating_sub(units);
+            self.record_rate(name);
         }
         Ok(())
     }
@@ -225,17 +226,29 @@ impl Step<'_> {
     }
 
     pub(crate) fn explain_rates(&self, uses: &[RateUse]) -> Option<String> {
-        uses.iter().find_map(|rate_use| {
-            let rate = self.t.rates.get(&rate_use.name)?;
-            let left = rate.row.left_at(self.now);
-            if left >= rate_use.units {
+        units_by_name(uses).into_iter().find_map(|(name, units)| {
+            let rate = self.t.rates.get(name)?;
+            let (left, limit) = (rate.row.left_at(self.now), rate.row.limit);
+            if left >= units {
                 return None;
+            }
+            if limit < units {
+                return Some(format!("for {units} of rate limit {name:?}, which never has more than {limit}"));
             }
             let wait = rate.row.since.saturating_add(rate.row.window_ms).saturating_sub(self.now);
             Some(format!(
-                "for {} of rate limit {:?}, of which {left} of {} are left; it is full again in {wait} ms",
-                rate_use.units, rate_use.name, rate.row.limit
+                "for {units} of rate limit {name:?}, of which {left} of {limit} are left; it is full again in {wait} ms"
             ))
         })
     }
+}
+
+/// What is taken of each limit: definition and verdict may both name one.
+fn units_by_name(uses: &[RateUse]) -> BTreeMap<&str, u32> {
+    let mut units: BTreeMap<&str, u32> = BTreeMap::new();
+    for rate_use in uses {
+        let sum = units.entry(&rate_use.name).or_default();
+        *sum = sum.saturating_add(rate_use.units);
+    }
+    units
 }

@@ -176,6 +176,7 @@ impl Core {
                     let lease = if idle { step.limits.worker_forget_ms } else { known.lease_ms.unwrap_or(0) };
                     let until = grace_until.max(step.now.saturating_add(lease));
                     known.lease_until = Some(until);
+                    known.given_up = idle;
                     step.timers.set(until, tenant, TimerKey::WorkerLease(worker));
                 }
             }

@@ -55,6 +55,11 @@ impl Step<'_> {
             *task = TaskRow { state: TaskState::Blocked, ..kept };
             self.dirty_tasks.insert(TaskId { run: id, index: index as u16 });
         }
+        // Also for the run that spawned it, it is live again, if that one still is.
+        let parent = run.row.parent.map(|parent| parent.task.run);
+        if let Some(parent) = parent.and_then(|parent| self.t.runs.get_mut(&parent)) {
+            parent.children.insert(id);
+        }
         self.t.runs.insert(id, run);
         self.dirty_runs.insert(id);
         if self.enter_key(id) {

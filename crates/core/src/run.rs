@@ -171,8 +171,14 @@ impl Step<'_> {
         }
         if let Some(child_of) = &start.child_of {
             self.check_key("the child's name", &child_of.name)?;
-            let named = self.t.runs.get(&child_of.task.run).map_or(0, |run| run.named.len());
-            if named >= self.limits.children_max {
+            // The names are known as long as the asking run lives. After that, a request that comes late could not be
+            // told from a new one.
+            let asking = self.t.runs.get(&child_of.task.run);
+            let asking = asking.ok_or(Refusal::RunEnded { run: child_of.task.run })?;
+            if child_of.task.index >= asking.row.tasks {
+                return Err(Refusal::NoTask { task: child_of.task });
+            }
+            if asking.named.len() >= self.limits.children_max {
                 return Err(Refusal::Full {
                     what: "runs asked for by one run",
                     max: self.limits.children_max,

@@ -17,8 +17,8 @@ pub enum TimerKey {
     Entry(TaskId, u32),
     /// A worker was silent for too long.
     WorkerLease(WorkerId),
-    /// A worker that came back has not said that it has this task in hand.
-    Acknowledge(TaskId),
+    /// A worker that came back has not said that it has this task in hand, as given to it by this hand-over.
+    Acknowledge(TaskId, u32),
     /// The first rate limit that somebody waits for is full again.
     Refill,
     /// The oldest idempotency keys of the tenant expire.

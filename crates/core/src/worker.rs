@@ -34,8 +34,10 @@ pub(crate) struct Worker {
     /// The row of an enrolled worker.
     pub(crate) row: Option<WorkerRow>,
     pub(crate) lease_ms: Option<u64>,
-    /// When it is given up; for an enrolled one that has nothing in hand: forgotten.
+    /// When it is given up, or forgotten.
     pub(crate) lease_until: Option<Ms>,
+    /// Whether it was given up already and is only remembered, so that it may come back under its id.
+    pub(crate) given_up: bool,
 }
 
 impl Worker {
@@ -99,6 +101,10 @@ impl Step<'_> {
     ) -> Result<Reply, Refusal> {
         self.check_new_worker(id, &new)?;
         let before = self.t.workers.remove(&id).unwrap_or_default();
+        if before.row.is_some() {
+            // It announces itself anew each time from now on.
+            self.out.delete(Table::Worker, &row::key::worker(self.tenant, id));
+        }
         if let Some(until) = before.lease_until {
             self.timers.unset(until, self.tenant, TimerKey::WorkerLease(id));
         }
@@ -180,7 +186,7 @@ impl Step<'_> {
         let row = WorkerRow { name, actions, slots, labels, paused: false, lease_ms, registered_at, about };
         self.out.put(Table::Worker, &row::key::worker(self.tenant, id), &row);
         self.t.workers.insert(id, Worker::enrolled(row));
-        self.renew_worker(id, self.limits.worker_forget_ms);
+        self.remember_worker(id);
         Ok(Reply::Done)
     }
 
@@ -192,8 +198,10 @@ impl Step<'_> {
         worker.connected = true;
         let (lease, running) = (worker.lease_ms.unwrap_or(0), worker.running.clone());
         for task in running {
-            if self.t.task(task).is_some_and(|row| row.acknowledged != row.invocation) {
-                self.timers.set(acknowledge_until, self.tenant, TimerKey::Acknowledge(task));
+            let Some(row) = self.t.task(task) else { continue };
+            if row.acknowledged != row.invocation {
+                let timer = TimerKey::Acknowledge(task, row.invocation);
+                self.timers.set(acknowledge_until, self.tenant, timer);
             }
         }
         self.renew_worker(id, lease);
@@ -254,8 +262,18 @@ impl Step<'_> {
 
     /// From now on it may be silent for this long.
     fn renew_worker(&mut self, id: WorkerId, lease_ms: u64) {
+        self.set_lease(id, lease_ms, false);
+    }
+
+    /// Nothing is in its hands. It may come back under its id, but not for ever.
+    fn remember_worker(&mut self, id: WorkerId) {
+        self.set_lease(id, self.limits.worker_forget_ms, true);
+    }
+
+    fn set_lease(&mut self, id: WorkerId, lease_ms: u64, given_up: bool) {
         let until = self.now.saturating_add(lease_ms);
         let Some(worker) = self.t.workers.get_mut(&id) else { return };
+        worker.given_up = given_up;
         if let Some(before) = worker.lease_until.replace(until) {
             self.timers.unset(before, self.tenant, TimerKey::WorkerLease(id));
         }
@@ -270,7 +288,7 @@ impl Step<'_> {
     pub(crate) fn worker_silent(&mut self, id: WorkerId) {
         const WHY: &str = "its worker was silent for too long";
         let Some(worker) = self.t.workers.get_mut(&id) else { return };
-        if worker.row.is_none() || (!worker.connected && worker.running.is_empty()) {
+        if worker.row.is_none() || worker.given_up {
             self.drop_worker(id, WHY);
             return;
         }
@@ -279,7 +297,7 @@ impl Step<'_> {
         let lost = core::mem::take(&mut worker.running);
         worker.taken.clear();
         worker.lease_until = None;
-        self.renew_worker(id, self.limits.worker_forget_ms);
+        self.remember_worker(id);
         for task in lost {
             self.lose(task, WHY);
         }
@@ -308,11 +326,13 @@ impl Step<'_> {
         Ok(Reply::Done)
     }
 
-    /// A worker that came back has had its time to say that it has this task in hand.
-    pub(crate) fn not_acknowledged(&mut self, id: TaskId) {
+    /// A worker that came back has had its time to say that it has this task in hand. A later hand-over, to it or to
+    /// another, is not what it was asked about.
+    pub(crate) fn not_acknowledged(&mut self, id: TaskId, invocation: u32) {
         if let Some(task) = self.t.task(id)
             && matches!(task.state, TaskState::Running { .. })
-            && task.acknowledged != task.invocation
+            && task.invocation == invocation
+            && task.acknowledged != invocation
         {
             self.lose(id, "its worker came back without having received it");
         }

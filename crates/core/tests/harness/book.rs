@@ -8,7 +8,7 @@ use mainspring_core::id::{MessageId, RunId, TaskId, TenantId, WorkerId};
 use mainspring_core::journal::{Completion, Received};
 use mainspring_core::row::{MessageRow, MessageState, RunRow, RunState};
 use mainspring_core::write::Table;
-use mainspring_core::{Command, Effect, Refusal, Reply};
+use mainspring_core::{Command, Dispatch, Effect, Refusal, Reply};
 
 use super::tables::{Tables, message_of, run_of, tenant_of};
 use super::world::{Decision, World};
@@ -81,11 +81,11 @@ impl Book {
             (Command::RegisterWorker { worker, holds, .. }, Ok(_)) => {
                 self.seen.insert((tenant, *worker));
                 let lost = |claim: &Claim| {
-                    !holds.iter().any(|held| (held.task, held.invocation) == (claim.task, claim.invocation))
+                    !holds.iter().any(|held| (held.task, Some(held.invocation)) == (claim.task, claim.invocation))
                 };
-                self.close(tenant, |claim| claim.worker == *worker && lost(claim));
+                self.close(tenant, |claim| claim.worker == Some(*worker) && lost(claim));
             }
-            (Command::RemoveWorker { worker }, Ok(_)) => self.close(tenant, |claim| claim.worker == *worker),
+            (Command::RemoveWorker { worker }, Ok(_)) => self.close(tenant, |claim| claim.worker == Some(*worker)),
             _ => {}
         }
         self.enter_effects(world, decision);
@@ -95,15 +95,17 @@ impl Book {
     pub fn enter_effects(&mut self, world: &World, decision: &Decision) {
         for effect in &decision.effects {
             match effect {
-                Effect::Dispatch { tenant, worker, task, attempt, invocation, .. } => {
+                Effect::Dispatch(given) => {
+                    let Dispatch { tenant, worker, task, attempt, invocation, .. } = &**given;
                     self.own(*tenant, task.run);
-                    let claim = Claim { worker: *worker, task: *task, attempt: *attempt, invocation: *invocation };
+                    let (holder, nth) = (Some(*worker), Some(*invocation));
+                    let claim = Claim { worker: holder, task: *task, attempt: *attempt, invocation: nth };
                     // It may have gone silent since, by a later timer of the same tick.
                     assert!(self.seen.contains(&(*tenant, *worker)), "given to a worker that was never there");
                     if let Some(open) = self.open.insert((*tenant, *task), claim) {
-                        let gone = !world.workers.contains_key(&(*tenant, open.worker));
+                        let gone = open.worker.is_some_and(|of| !world.workers.contains_key(&(*tenant, of)));
                         assert!(gone, "{task} is given out while {open:?} is working on it");
-                        self.dead.insert((*tenant, *task, open.invocation));
+                        self.dead.insert((*tenant, *task, open.invocation.unwrap_or(0)));
                     }
                     let latest = self.latest.entry((*tenant, *task)).or_default();
                     assert!(*invocation > *latest, "{task} is given out twice as hand-over {invocation}");
@@ -111,10 +113,13 @@ impl Book {
                 }
                 Effect::CancelAttempt { tenant, worker, task, attempt } => {
                     self.close(*tenant, |claim| {
-                        (claim.task, claim.attempt, claim.worker) == (*task, *attempt, *worker)
+                        (claim.task, claim.attempt, claim.worker) == (*task, *attempt, Some(*worker))
                     });
                 }
-                Effect::EntryDone { tenant, task, .. } | Effect::MessageWaits { tenant, task, .. } => {
+                Effect::EntryDone { tenant, task, .. }
+                | Effect::MessageWaits { tenant, task, .. }
+                | Effect::Judge { tenant, task }
+                | Effect::TaskChanged { tenant, task, .. } => {
                     self.own(*tenant, task.run);
                 }
                 Effect::RunEnded { tenant, run, .. } => {
@@ -130,13 +135,14 @@ impl Book {
     pub fn given_up(&mut self, workers: &BTreeSet<(TenantId, WorkerId)>) {
         let tenants: BTreeSet<TenantId> = workers.iter().map(|(tenant, _)| *tenant).collect();
         for tenant in tenants {
-            self.close(tenant, |claim| workers.contains(&(tenant, claim.worker)));
+            self.close(tenant, |claim| claim.worker.is_some_and(|worker| workers.contains(&(tenant, worker))));
         }
     }
 
     /// The time in which a worker may come back after a restart is over, give or take a millisecond.
     pub fn grace_is_over(&mut self, world: &World) {
-        self.open.retain(|(tenant, _), claim| world.workers.contains_key(&(*tenant, claim.worker)));
+        let there = |tenant, claim: &Claim| claim.worker.is_some_and(|of| world.workers.contains_key(&(tenant, of)));
+        self.open.retain(|(tenant, _), claim| there(*tenant, claim));
     }
 
     fn own(&mut self, tenant: TenantId, run: RunId) {
@@ -149,7 +155,7 @@ impl Book {
             self.open.iter().filter(|((of, _), claim)| *of == tenant && which(claim)).map(|(key, _)| *key).collect();
         for key in closed {
             if let Some(claim) = self.open.remove(&key) {
-                self.dead.insert((key.0, key.1, claim.invocation));
+                self.dead.insert((key.0, key.1, claim.invocation.unwrap_or(0)));
             }
         }
     }
@@ -172,9 +178,10 @@ impl Book {
             // Read back, or answered as the first time.
             return;
         }
-        let dead = self.dead.contains(&(tenant, claim.task, claim.invocation));
+        let invocation = claim.invocation.unwrap_or(0);
+        let dead = self.dead.contains(&(tenant, claim.task, invocation));
         assert!(!dead, "{command:?} was listened to though it had been given up");
-        assert_eq!(self.latest.get(&key), Some(&claim.invocation), "{command:?} is not the latest hand-over");
+        assert_eq!(self.latest.get(&key), Some(&invocation), "{command:?} is not the latest hand-over");
         match command {
             Command::Complete { .. } | Command::Supersede { .. } => {
                 assert!(self.completed.insert(key), "{} is completed twice", claim.task);

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainspring_core::Core;
-use mainspring_core::id::{RunId, TenantId};
+use mainspring_core::id::{RunId, TaskId, TenantId};
 use mainspring_core::journal::PendingKind;
 use mainspring_core::row::{
-    InboxRow, MessageRow, MessageState, RunRow, RunState, TaskRow, TaskState, WorkflowRow, key,
+    ChildRow, InboxRow, MessageRow, MessageState, RunRow, RunState, TaskRow, TaskState, WorkflowRow, key,
 };
+use mainspring_core::workflow::TaskDef;
 use mainspring_core::write::Table;
 
+use super::inside;
 use super::shape::shape;
 use super::tables::{Tables, message_of, run_of, task_of, tenant_of, version_of};
 
@@ -23,6 +25,7 @@ pub fn check_rows(tables: &Tables) {
         .collect();
     check_tasks(tables, &runs);
     check_inboxes(tables, &runs);
+    check_children(tables, &runs);
 
     // At most N live runs per key, by the widest rule of those that hold a place; one waits only while some do.
     let mut live: BTreeMap<(TenantId, &str, &str), (u32, u32, u32)> = BTreeMap::new();
@@ -134,6 +137,95 @@ fn check_inboxes(tables: &Tables, runs: &BTreeMap<(TenantId, RunId), RunRow>) {
             assert!(live.insert((*tenant, &run.workflow, key)), "{id} is a second live run for key {key:?}");
         }
     }
+}
+
+/// What is kept beside the rows agrees with them: workers' hands, lines, and limits that lines wait for.
+pub fn check_inside(core: &Core, tables: &Tables) {
+    let text = format!("{core:?}");
+    for (tenant, state) in inside::tenants(&text) {
+        check_hands(tables, tenant, state);
+        check_lines(&text, tables, tenant, state);
+    }
+}
+
+/// Slots taken of each worker are what its running tasks take, less what they gave back.
+fn check_hands(tables: &Tables, tenant: &str, state: &str) {
+    let mut hands: BTreeMap<String, (BTreeSet<String>, BTreeMap<String, u32>)> = BTreeMap::new();
+    for (row_key, task) in tables.all::<TaskRow>(Table::Task) {
+        let TaskState::Running { worker, .. } = task.state else { continue };
+        if tenant_of(row_key).to_string() != tenant {
+            continue;
+        }
+        let id = task_of(row_key);
+        let hand = hands.entry(worker.to_string()).or_default();
+        hand.0.insert(id.to_string());
+        for (kind, units) in def_of(tables, tenant_of(row_key), id).slots.iter().filter(|_| !task.slots_released) {
+            *hand.1.entry(format!("{kind:?}")).or_default() += units;
+        }
+    }
+    for (worker, known) in inside::entries(inside::field(state, "workers")) {
+        let running: BTreeSet<String> =
+            inside::items(inside::field(known, "running")).into_iter().map(str::to_owned).collect();
+        let number = |text: &str| text.parse::<u32>().expect("slots are counted");
+        let taken = inside::entries(inside::field(known, "taken")).into_iter();
+        let taken: BTreeMap<String, u32> =
+            taken.map(|(kind, units)| (kind.to_owned(), number(units))).filter(|(_, units)| *units > 0).collect();
+        let expected = hands.remove(worker).unwrap_or_default();
+        assert_eq!((running, taken), expected, "the hands of worker {worker}");
+    }
+    assert!(hands.is_empty(), "tasks are with workers that nobody knows: {hands:?}");
+}
+
+/// Each queued task is in one line, in its queue or held; what is held waits for a limit that will refill.
+fn check_lines(text: &str, tables: &Tables, tenant: &str, state: &str) {
+    let (queues, held) = (inside::field(state, "queues"), inside::field(state, "held"));
+    let mut places = inside::places(queues);
+    places.extend(inside::places(held));
+    let tasks: Vec<&str> = places.iter().filter_map(|place| Some(place.rsplit_once(", ")?.1)).collect();
+    let mut found: Vec<String> = tasks.iter().map(|task| task.trim_end_matches(')').to_owned()).collect();
+    found.sort();
+    let mut expected: Vec<String> = tables
+        .all::<TaskRow>(Table::Task)
+        .filter(|(key, task)| tenant_of(key).to_string() == tenant && matches!(task.state, TaskState::Queued { .. }))
+        .map(|(key, _)| task_of(key).to_string())
+        .collect();
+    expected.sort();
+    assert_eq!(found, expected, "tasks in lines, and queued tasks");
+
+    let queued: BTreeSet<(&str, &str)> = inside::entries(queues)
+        .into_iter()
+        .flat_map(|(action, lines)| inside::entries(lines).into_iter().map(move |(wants, _)| (action, wants)))
+        .collect();
+    let rates = inside::entries(inside::field(state, "rates"));
+    let refills = inside::field(state, "refills");
+    for (place, _) in inside::entries(held) {
+        let twice = queued.iter().any(|(action, wants)| place == format!("({action}, {wants})"));
+        assert!(!twice, "a line is held and in its queue: {place}");
+        let waits = |rate: &str| inside::items(inside::field(rate, "waiting")).contains(&place);
+        let rate = rates.iter().find(|(_, rate)| waits(rate));
+        let (name, _) = rate.unwrap_or_else(|| panic!("a line waits for no limit: {place}"));
+        assert!(refills.contains(&format!(", {name})")), "nobody waits for {name} to be full again");
+        assert!(text.contains(&format!("{tenant}, Refill)")), "no timer waits for the first limit that is full again");
+    }
+}
+
+fn def_of(tables: &Tables, tenant: TenantId, id: TaskId) -> TaskDef {
+    let run: RunRow = tables.get(Table::Run, &key::run(tenant, id.run)).expect("a task has its run");
+    let version: WorkflowRow = tables.get(Table::Workflow, &key::workflow(tenant, run.version)).expect("a version");
+    version.def.tasks[usize::from(id.index)].clone()
+}
+
+/// A child asked for by name and its parent's note of it name each other.
+fn check_children(tables: &Tables, runs: &BTreeMap<(TenantId, RunId), RunRow>) {
+    let mut noted: BTreeSet<(TenantId, TaskId, String, RunId)> = BTreeSet::new();
+    for (row_key, child) in tables.all::<ChildRow>(Table::Child) {
+        noted.insert((tenant_of(row_key), task_of(row_key), child.name, child.run));
+    }
+    for ((tenant, id), run) in runs {
+        let Some(of) = &run.child_of else { continue };
+        assert!(noted.remove(&(*tenant, of.task, of.name.clone(), *id)), "{id} is a child nobody notes: {of:?}");
+    }
+    assert!(noted.is_empty(), "children that do not know their parent: {noted:?}");
 }
 
 /// A core built from the rows is the live one: same queues, same timers, same waits.

@@ -9,9 +9,10 @@ use mainspring_core::command::{Claim, Held, Idempotency};
 use mainspring_core::id::{Ms, RunId, TaskId, TenantId, WorkerId, mix};
 use mainspring_core::journal::{Completion, Request};
 use mainspring_core::limit::Limits;
+use mainspring_core::place::SLOT;
 use mainspring_core::row::{OnParentEnd, RunRow, RunState};
 use mainspring_core::write::Table;
-use mainspring_core::{Command, Effect, Refusal, Reply};
+use mainspring_core::{Command, Dispatch, Effect, NewWorker, Refusal, Reply, Start};
 
 use super::book::Book;
 use super::parse::Line;
@@ -231,12 +232,9 @@ impl Load {
         let idempotency =
             self.chance.percent(30).then(|| Idempotency { key: format!("i{}", self.sent), body: self.sent });
         let priority = self.chance.percent(20).then(|| self.chance.below(4) as u8);
-        let start = |workflow: &str, key: Option<String>| Command::StartRun {
-            workflow: workflow.into(),
-            key,
-            input: body.clone(),
-            priority,
-            idempotency: idempotency.clone(),
+        let start = |workflow: &str, key: Option<String>| {
+            let (workflow, input, idempotency) = (workflow.into(), body.clone(), idempotency.clone());
+            Command::StartRun { start: Start { workflow, key, input, priority, idempotency, ..Start::default() } }
         };
         let command = match self.chance.below(16) {
             0..7 => {
@@ -247,7 +245,7 @@ impl Load {
             9 => start("newest", Some(key)),
             10 => start("dag", None),
             11 | 12 => start("fn", Some(key)),
-            13 => Command::EmitEvent { name: "e".into(), scope: Some(key), data: body },
+            13 => Command::EmitEvent { name: "e".into(), scope: Some(key), data: body, metadata: None, priority: None },
             14 => {
                 // Also runs of other tenants, which must be nobody's.
                 let Some(run) = self.some_run() else { return };
@@ -276,7 +274,7 @@ impl Load {
         let nth = self.chance.below(self.keyed.len() as u64) as usize;
         let (tenant, command, first) = self.keyed[nth].clone();
         let forgotten = {
-            let (Command::StartRun { idempotency: Some(key), .. }
+            let (Command::StartRun { start: Start { idempotency: Some(key), .. } }
             | Command::SendMessage { idempotency: Some(key), .. }) = &command
             else {
                 return;
@@ -344,11 +342,12 @@ impl Load {
         if !self.calm && self.chance.percent(10) {
             self.on_the_way.push(effect.clone());
         }
-        let Effect::Dispatch { tenant, worker, task, action, attempt, invocation, .. } = effect else { return };
+        let Effect::Dispatch(given) = effect else { return };
+        let Dispatch { tenant, worker, task, action, attempt, invocation, .. } = *given;
         if !self.world.workers.contains_key(&(tenant, worker)) {
             return;
         }
-        let claim = Claim { worker, task, attempt, invocation };
+        let claim = Claim { worker: Some(worker), task, attempt, invocation: Some(invocation) };
         let process = self.processes.iter_mut().find(|process| (process.tenant, process.id) == (tenant, worker));
         let process = process.expect("a task is given to a worker of the tenant");
         assert!(ACTIONS.contains(&action.as_str()));
@@ -373,7 +372,8 @@ impl Load {
         let (tenant, job) = (self.processes[process].tenant, self.processes[process].jobs[nth].clone());
         let claim = job.claim;
         if !self.calm && self.chance.percent(4) {
-            let command = Command::Fail { claim, error: "by chance".into(), retry: self.chance.percent(70) };
+            let command =
+                Command::Fail { claim, error: "by chance".into(), retry: self.chance.percent(70), after_ms: None };
             self.finish(process, nth, tenant, command);
             return;
         }
@@ -416,7 +416,7 @@ impl Load {
         match self.chance.below(100) {
             0..25 if !self.calm && job.action == "turn" => Command::Supersede { claim, reason: "more was said".into() },
             25..29 if !self.calm && durable => Command::Park { claim, error: "other code".into() },
-            29..35 if !self.calm => Command::Fail { claim, error: "by chance".into(), retry: true },
+            29..35 if !self.calm => Command::Fail { claim, error: "by chance".into(), retry: true, after_ms: None },
             _ => Command::Complete { claim, output: Bytes::from_static(b"done") },
         }
     }
@@ -440,12 +440,16 @@ impl Load {
 
     fn register(&mut self, nth: usize, keeps: bool) {
         let process = &self.processes[nth];
-        let holds = process.jobs.iter().map(|job| Held { task: job.claim.task, invocation: job.claim.invocation });
+        let holds =
+            process.jobs.iter().map(|job| Held { task: job.claim.task, invocation: job.claim.invocation.unwrap_or(0) });
         let command = Command::RegisterWorker {
             worker: process.id,
-            name: "w".into(),
-            actions: ACTIONS.iter().map(|action| (*action).to_owned()).collect(),
-            slots: 3,
+            new: NewWorker {
+                name: "w".into(),
+                actions: ACTIONS.iter().map(|action| (*action).to_owned()).collect(),
+                slots: [(SLOT.to_owned(), 3)].into(),
+                ..NewWorker::default()
+            },
             local: process.local,
             lease_ms: process.lease_ms.filter(|_| !self.calm),
             holds: if keeps { holds.collect() } else { Vec::new() },
@@ -498,10 +502,7 @@ impl Load {
             }
         }
         let decision = self.world.crash();
-        assert!(
-            decision.effects.iter().all(|effect| !matches!(effect, Effect::Dispatch { .. })),
-            "nobody is there yet"
-        );
+        assert!(decision.effects.iter().all(|effect| !matches!(effect, Effect::Dispatch(_))), "nobody is there yet");
         self.book.enter_effects(&self.world, &decision);
         self.on_the_way.extend(decision.effects);
         for nth in 0..self.processes.len() {

@@ -8,6 +8,7 @@
 
 pub mod book;
 pub mod check;
+pub mod inside;
 pub mod load;
 pub mod parse;
 pub mod scenario;

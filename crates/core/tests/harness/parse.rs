@@ -5,7 +5,58 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use mainspring_core::command::Idempotency;
 use mainspring_core::limit::Limits;
-use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, TaskDef, WorkflowDef};
+use mainspring_core::place::{Comparator, LabelValue, LabelWish, SLOT};
+use mainspring_core::rate::RateUse;
+use mainspring_core::row::RunWishes;
+use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, Sticky, TaskDef, When, WorkflowDef};
+use mainspring_core::{NewWorker, Start, WorkerId};
+
+/// A stable id for a name.
+pub fn id_of(name: &str) -> u128 {
+    let bytes = name.bytes().fold(0_u128, |id, byte| (id << 8) | u128::from(byte));
+    0xee << 120 | bytes
+}
+
+/// `KIND:UNITS+...`.
+fn slots(text: &str) -> BTreeMap<String, u32> {
+    let each = text.split('+').filter_map(|part| part.split_once(':'));
+    each.map(|(kind, units)| (kind.to_owned(), units.parse().expect("slots are counted"))).collect()
+}
+
+fn label(text: &str) -> LabelValue {
+    text.parse().map_or_else(|_| LabelValue::Text(text.to_owned()), LabelValue::Number)
+}
+
+/// `NAME:COMPARATOR:VALUE:WEIGHT+...`; a weight of `!` is required.
+fn wishes(text: &str) -> BTreeMap<String, LabelWish> {
+    let wish = |part: &str| {
+        let fields: Vec<&str> = part.split(':').collect();
+        let comparator = match fields[1] {
+            "eq" => Comparator::Equal,
+            "ne" => Comparator::NotEqual,
+            "gt" => Comparator::Greater,
+            "ge" => Comparator::GreaterOrEqual,
+            "lt" => Comparator::Less,
+            "le" => Comparator::LessOrEqual,
+            other => panic!("no comparator {other:?}"),
+        };
+        let (required, weight) = (fields[3] == "!", fields[3].parse().unwrap_or(0));
+        (fields[0].to_owned(), LabelWish { value: label(fields[2]), comparator, required, weight })
+    };
+    text.split('+').map(wish).collect()
+}
+
+/// `NAME:UNITS` or `NAME:UNITS:LIMIT/WINDOW`, joined by `+`.
+pub fn rates(text: &str) -> Vec<RateUse> {
+    let rate = |part: &str| {
+        let fields: Vec<&str> = part.split(':').collect();
+        let number = |text: &str| text.parse::<u32>().expect("a limit is counted");
+        let sets = fields.get(2).and_then(|sets| sets.split_once('/'));
+        let sets = sets.map(|(limit, window)| (number(limit), u64::from(number(window))));
+        RateUse { name: fields[0].to_owned(), units: number(fields[1]), sets }
+    };
+    text.split('+').map(rate).collect()
+}
 
 /// A command line, taken apart.
 #[derive(Debug, Clone, Default)]
@@ -90,7 +141,9 @@ impl Line {
     }
 
     /// `workflow NAME [inbox] [durable] [tasks=a,b(a),c(a+b)] [key=N:STRATEGY] [retry=ATTEMPTS/MS/PERCENT/MAX]
-    /// [schedule=MS] [exec=MS] [trigger=EVENT] [lifecycle=PREFIX] [priority=N]`. Actions are named like tasks.
+    /// [schedule=MS] [exec=MS] [trigger=EVENT] [lifecycle=PREFIX] [priority=N] [sticky=soft|hard] [losses=N]
+    /// [judged=a+b] [on_failure=e] [slots=KIND:UNITS+...] [labels=WISHES] [rates=USES] [not_yet=WHAT]`. Actions are
+    /// named like tasks; slots, labels and rates are those of every task, `slots_a` and the like those of task `a`.
     pub fn workflow(&self) -> WorkflowDef {
         let name = self.word(0);
         let retry = self.text("retry").map_or(RetryRule::NONE, |text| {
@@ -106,9 +159,18 @@ impl Line {
         let names: Vec<(&str, &str)> =
             tasks.split(',').map(|task| task.trim_end_matches(')').split_once('(').unwrap_or((task, ""))).collect();
         let index = |name: &str| names.iter().position(|(known, _)| *known == name).map_or(99, |at| at as u16);
+        let among = |option: &str, name: &str| self.text(option).is_some_and(|list| list.split('+').any(|n| n == name));
+        let own = |option: &str, name: &str| self.text(&format!("{option}_{name}")).or_else(|| self.text(option));
+        let plain = TaskDef::named(name);
         let task = |(name, parents): &(&str, &str)| TaskDef {
             name: (*name).to_owned(),
             action: (*name).to_owned(),
+            when: if among("on_failure", name) { When::AnotherFailed } else { When::ParentsEnded },
+            judged: among("judged", name),
+            slots: own("slots", name).map_or_else(|| plain.slots.clone(), |text| slots(&text)),
+            labels: own("labels", name).map(|text| wishes(&text)).unwrap_or_default(),
+            rates: own("rates", name).map(|text| rates(&text)).unwrap_or_default(),
+            losses_max: self.number("losses"),
             parents: parents.split('+').filter(|parent| !parent.is_empty()).map(index).collect(),
             durable: self.has("inbox") || self.has("durable"),
             retry,
@@ -136,6 +198,47 @@ impl Line {
                 .unwrap_or_default(),
             default_priority: self.number("priority").unwrap_or(1),
             lifecycle_events: self.text("lifecycle"),
+            sticky: self.text("sticky").map(|how| if how == "hard" { Sticky::Hard } else { Sticky::Soft }),
+            not_yet: self.text("not_yet"),
+            source: None,
+        }
+    }
+
+    /// `worker NAME ACTIONS [slots=N|KIND:UNITS+...] [labels=NAME:VALUE+...]`.
+    pub fn new_worker(&self) -> NewWorker {
+        let units = self.text("slots").unwrap_or_else(|| "10".to_owned());
+        NewWorker {
+            name: self.word(0).to_owned(),
+            actions: self.word(1).split(',').map(str::to_owned).collect(),
+            slots: if units.contains(':') { slots(&units) } else { slots(&format!("{SLOT}:{units}")) },
+            labels: self.labels(),
+            about: Bytes::new(),
+        }
+    }
+
+    /// `labels=NAME:VALUE+...`.
+    pub fn labels(&self) -> BTreeMap<String, LabelValue> {
+        let text = self.text("labels").unwrap_or_default();
+        let each = text.split('+').filter_map(|label| label.split_once(':'));
+        each.map(|(name, value)| (name.to_owned(), label(value))).collect()
+    }
+
+    /// `start WORKFLOW INPUT [key=K] [id=KEY:BODY] [priority=N] [meta=JSON] [want_worker=W] [want=WISHES]`.
+    pub fn start(&self) -> Start {
+        let (worker, labels) = (self.text("want_worker"), self.text("want"));
+        let wishes = (worker.is_some() || labels.is_some()).then(|| RunWishes {
+            worker: worker.map(|name| WorkerId(id_of(&name))),
+            labels: labels.map(|text| wishes(&text)).unwrap_or_default(),
+        });
+        Start {
+            workflow: self.word(0).to_owned(),
+            key: self.text("key"),
+            input: self.bytes(1),
+            priority: self.number("priority"),
+            idempotency: self.idempotency(),
+            metadata: self.text("meta").map(Bytes::from),
+            wishes,
+            child_of: None,
         }
     }
 
@@ -164,6 +267,14 @@ impl Line {
                 "workers" => limits.workers_max = number,
                 "tokens" => limits.tokens_max = number,
                 "losses" => limits.losses_max = number as u32,
+                "starts" => limits.starts_max = number,
+                "children" => limits.children_max = number,
+                "rates" => limits.rates_max = number,
+                "metadata" => limits.metadata_bytes_max = number,
+                "log" => limits.log_bytes_max = number,
+                "replay" => limits.replay_ms = number as u64,
+                "forget" => limits.worker_forget_ms = number as u64,
+                "acknowledge" => limits.acknowledge_ms = number as u64,
                 "grace" => limits.worker_grace_ms = number as u64,
                 other => panic!("no limit {other:?}"),
             }

@@ -1,14 +1,16 @@
 //! Runs a script in one of three ways and shows what was decided.
 
-use mainspring_core::command::{Claim, Held};
+use bytes::Bytes;
+use mainspring_core::command::{Claim, Held, Idempotency};
 use mainspring_core::id::{RunId, TaskId, TenantId, TokenId, WorkerId};
 use mainspring_core::journal::Request;
+use mainspring_core::judge::Verdict;
 use mainspring_core::limit::Limits;
-use mainspring_core::row::{JournalRow, OnParentEnd, TaskRow, decode};
+use mainspring_core::row::{ChildOf, JournalRow, LogRow, OnParentEnd, TaskRow, decode};
 use mainspring_core::write::{Op, Table, ops};
-use mainspring_core::{Command, Effect, Refusal, Reply};
+use mainspring_core::{Command, Effect, Refusal, Reply, Start};
 
-use super::parse::Line;
+use super::parse::{Line, id_of, rates};
 use super::show::{self, Names};
 use super::world::{Decision, World};
 
@@ -132,14 +134,21 @@ impl Scenario {
     /// The command as it would come a second time; `None` for those that by nature do more when repeated.
     fn second_delivery(&self, command: Command) -> Option<Command> {
         match command {
-            Command::StartRun { idempotency: None, .. }
+            Command::StartRun { start: Start { idempotency: None, child_of: None, .. } }
+            | Command::ExtendTimeout { .. }
+            | Command::PutLog { .. }
             | Command::SendMessage { idempotency: None, .. }
             | Command::EmitEvent { .. }
             | Command::SignalRun { .. } => None,
             // A worker that announces itself again says what it has in hand by then.
-            Command::RegisterWorker { worker, name, actions, slots, local, lease_ms, .. } => {
+            Command::RegisterWorker { worker, new, local, lease_ms, .. } => {
                 let holds = self.world.held_by(self.tenant, worker);
-                Some(Command::RegisterWorker { worker, name, actions, slots, local, lease_ms, holds })
+                Some(Command::RegisterWorker { worker, new, local, lease_ms, holds })
+            }
+            Command::StartRuns { starts }
+                if starts.iter().any(|start| start.idempotency.is_none() && start.child_of.is_none()) =>
+            {
+                None
             }
             command => Some(command),
         }
@@ -147,8 +156,14 @@ impl Scenario {
 
     fn crash(&mut self) {
         let before = self.world.tables.without_meta();
+        let connected = self.world.connected();
         let owed = self.world.crash();
         assert!(owed.writes.is_empty(), "a restart without local workers changes no row");
+        for (tenant, worker) in connected {
+            let back = self.world.submit(tenant, Command::ConnectWorker { worker });
+            assert_eq!(back.answer, Ok(Reply::Done), "an enrolled worker may always connect again");
+            assert!(back.effects.is_empty(), "what it has in hand is not given to it again");
+        }
         for (tenant, worker) in self.world.workers.keys().copied().collect::<Vec<_>>() {
             let back = self.world.announce_again(tenant, worker);
             assert_eq!(back.answer, Ok(Reply::Done), "a worker may always come back");
@@ -165,9 +180,10 @@ impl Scenario {
             shown.extend(show::change(op.expect("a batch just written decodes")));
         }
         for effect in &decision.effects {
-            if let Effect::Dispatch { tenant, worker, task, attempt, invocation, .. } = effect {
-                let claim = Claim { worker: *worker, task: *task, attempt: *attempt, invocation: *invocation };
-                self.dispatches.push((*tenant, claim));
+            if let Effect::Dispatch(given) = effect {
+                let (worker, invocation) = (Some(given.worker), Some(given.invocation));
+                let claim = Claim { worker, task: given.task, attempt: given.attempt, invocation };
+                self.dispatches.push((given.tenant, claim));
             }
             shown.extend(show::effect(effect, self.dispatches.len()));
         }
@@ -201,8 +217,7 @@ impl Scenario {
 
     /// A stable id for a name; with the tenant in it where names of two tenants must differ.
     fn named(&mut self, name: &str) -> u128 {
-        let bytes = name.bytes().fold(0_u128, |id, byte| (id << 8) | u128::from(byte));
-        let id = 0xee << 120 | bytes;
+        let id = id_of(name);
         self.names.name(id, name);
         id
     }
@@ -220,7 +235,49 @@ impl Scenario {
         let (run, index) = name.split_once('.').unwrap_or((name, "0"));
         let task = TaskId { run: self.run_id(run), index: index.parse().expect("a task's index is a number") };
         let latest = self.dispatches.iter().rev().find(|(_, claim)| claim.task == task);
-        latest.map_or(Claim { worker: WorkerId(0), task, attempt: 1, invocation: 1 }, |(_, claim)| *claim)
+        let nobodys = Claim { worker: Some(WorkerId(0)), task, attempt: 1, invocation: Some(1) };
+        latest.map_or(nobodys, |(_, claim)| *claim)
+    }
+
+    /// `r1.2`, or `r1` for its first.
+    fn task(&mut self, name: &str) -> TaskId {
+        let (run, index) = name.split_once('.').unwrap_or((name, "0"));
+        TaskId { run: self.run_id(run), index: index.parse().expect("a task's index is a number") }
+    }
+
+    /// `child=r1.0:NAME`.
+    fn child_of(&mut self, text: &str) -> ChildOf {
+        let (task, name) = text.split_once(':').expect("child is TASK:NAME");
+        ChildOf { task: self.task(task), name: name.to_owned() }
+    }
+
+    /// `bulk WORKFLOW/INPUT ... [child=TASK] [id=PREFIX]`: children are named, and keys made, like inputs.
+    fn bulk(&mut self, line: &Line) -> Vec<Start> {
+        let (parent, id) = (line.text("child"), line.text("id"));
+        let mut starts = Vec::new();
+        for word in &line.words {
+            let (workflow, input) = word.split_once('/').expect("WORKFLOW/INPUT");
+            let child_of = parent.as_ref().map(|task| self.child_of(&format!("{task}:{input}")));
+            let idempotency = id.as_ref().map(|id| Idempotency { key: format!("{id}{input}"), body: 1 });
+            let input = Bytes::from(input.to_owned());
+            starts.push(Start { workflow: workflow.to_owned(), input, child_of, idempotency, ..Start::default() });
+        }
+        starts
+    }
+
+    /// `judge TASK run|skip|cancel|fail [WHY] [rates=USES] [grounds=JSON]`.
+    fn verdict(line: &Line) -> Verdict {
+        let why = line.word(2).to_owned();
+        match line.word(1) {
+            "run" => Verdict::Run {
+                rates: line.text("rates").map(|text| rates(&text)).unwrap_or_default(),
+                grounds: line.text("grounds").map(Bytes::from),
+            },
+            "skip" => Verdict::Skip,
+            "cancel" => Verdict::Cancel { reason: why },
+            "fail" => Verdict::Fail { error: why },
+            other => panic!("no verdict {other:?}"),
+        }
     }
 
     fn command(&mut self, line: &Line) -> Command {
@@ -228,13 +285,44 @@ impl Scenario {
         match line.verb.as_str() {
             "tenant" => Command::PutTenant { name: text(0) },
             "workflow" => Command::PutWorkflow { def: line.workflow() },
-            "start" => Command::StartRun {
-                workflow: text(0),
-                key: line.text("key"),
-                input: line.bytes(1),
-                priority: line.number("priority"),
-                idempotency: line.idempotency(),
-            },
+            "start" => {
+                let child_of = line.text("child").map(|text| self.child_of(&text));
+                Command::StartRun { start: Start { child_of, ..line.start() } }
+            }
+            "bulk" => Command::StartRuns { starts: self.bulk(line) },
+            "cancel_task" => Command::CancelTask { task: self.task(line.word(0)), reason: text(1) },
+            "replay" => {
+                let index = |text: &str| text.parse().expect("a task's index is a number");
+                let tasks = line.text("tasks").map(|tasks| tasks.split('+').map(index).collect());
+                Command::ReplayRun { run: self.run_id(line.word(0)), tasks }
+            }
+            "judge" => Command::Judge { task: self.task(line.word(0)), verdict: Self::verdict(line) },
+            "extend" => Command::ExtendTimeout { task: self.task(line.word(0)), by_ms: line.nth_number(1) },
+            "release" => Command::ReleaseSlots { task: self.task(line.word(0)) },
+            "rate" => {
+                let (limit, window_ms) = (line.nth_number(1) as u32, line.nth_number(2));
+                Command::PutRate { name: text(0), limit, window_ms }
+            }
+            "log" => {
+                let (attempt, at) = (line.number("attempt").unwrap_or(1), self.world.now);
+                let row = LogRow { attempt, at, level: "info".into(), message: text(1), metadata: Bytes::new() };
+                Command::PutLog { task: self.task(line.word(0)), line: row }
+            }
+            "enrol" => {
+                let worker = WorkerId(self.named(line.word(0)));
+                let lease_ms = line.number("lease").unwrap_or(1_000);
+                Command::EnrolWorker { worker, new: line.new_worker(), lease_ms }
+            }
+            "connect" => Command::ConnectWorker { worker: WorkerId(self.named(line.word(0))) },
+            "disconnect" => {
+                let worker = WorkerId(self.named(line.word(0)));
+                Command::DisconnectWorker { worker, undelivered: self.held(line, "undelivered") }
+            }
+            "update" => {
+                let (worker, paused) = (WorkerId(self.named(line.word(0))), line.text("paused"));
+                Command::UpdateWorker { worker, labels: line.labels(), paused: paused.map(|text| text == "yes") }
+            }
+            "acknowledge" => Command::Acknowledge { claim: self.claim(line.word(0)) },
             "cancel" => Command::CancelRun { run: self.run_id(line.word(0)), reason: text(1) },
             "resume" => Command::ResumeRun { run: self.run_id(line.word(0)) },
             "send" => Command::SendMessage {
@@ -243,18 +331,22 @@ impl Scenario {
                 payload: line.bytes(2),
                 idempotency: line.idempotency(),
             },
-            "event" => Command::EmitEvent { name: text(0), scope: line.text("scope"), data: line.bytes(1) },
+            "event" => Command::EmitEvent {
+                name: text(0),
+                scope: line.text("scope"),
+                data: line.bytes(1),
+                metadata: line.text("meta").map(Bytes::from),
+                priority: line.number("priority"),
+            },
             "signal" => Command::SignalRun { run: self.run_id(line.word(0)), name: text(1), payload: line.bytes(2) },
             "worker" => {
                 let worker = WorkerId(self.named(line.word(0)));
                 Command::RegisterWorker {
                     worker,
-                    name: text(0),
-                    actions: line.word(1).split(',').map(str::to_owned).collect(),
-                    slots: line.number("slots").unwrap_or(10),
+                    new: line.new_worker(),
                     local: line.has("local"),
                     lease_ms: line.number("lease"),
-                    holds: self.holds(line),
+                    holds: self.held(line, "holds"),
                 }
             }
             "heartbeat" => Command::HeartbeatWorker { worker: WorkerId(self.named(line.word(0))) },
@@ -270,7 +362,12 @@ impl Scenario {
             },
             "complete" => Command::Complete { claim: self.claim(line.word(0)), output: line.bytes(1) },
             "supersede" => Command::Supersede { claim: self.claim(line.word(0)), reason: text(1) },
-            "fail" => Command::Fail { claim: self.claim(line.word(0)), error: text(1), retry: !line.has("final") },
+            "fail" => Command::Fail {
+                claim: self.claim(line.word(0)),
+                error: text(1),
+                retry: !line.has("final"),
+                after_ms: line.number("after"),
+            },
             "park" => Command::Park { claim: self.claim(line.word(0)), error: text(1) },
             "token" => Command::PutToken {
                 token: TokenId(self.named(line.word(0))),
@@ -287,14 +384,15 @@ impl Scenario {
     }
 
     /// `holds=d1,d2`: what the worker says it has in hand; `holds=all` is what the rows say.
-    fn holds(&mut self, line: &Line) -> Vec<Held> {
-        let Some(text) = line.text("holds") else { return Vec::new() };
+    fn held(&mut self, line: &Line, option: &str) -> Vec<Held> {
+        let Some(text) = line.text(option) else { return Vec::new() };
         if text == "all" {
             let worker = WorkerId(self.named(line.word(0)));
             return self.world.held_by(self.tenant, worker);
         }
         let claims = text.split(',').map(|name| self.claim(name)).collect::<Vec<_>>();
-        claims.into_iter().map(|claim| Held { task: claim.task, invocation: claim.invocation }).collect()
+        let held = |claim: Claim| Held { task: claim.task, invocation: claim.invocation.unwrap_or(0) };
+        claims.into_iter().map(held).collect()
     }
 
     fn request(&mut self, line: &Line) -> Request {
@@ -346,7 +444,7 @@ fn same_answer(first: &Result<Reply, Refusal>, second: &Result<Reply, Refusal>) 
         (Ok(Reply::EntryPending { .. }), Ok(Reply::EntryDone(_))) => true,
         // The claim was current and by its own word is no more: stop working on it.
         (Ok(Reply::Done | Reply::EntryDone(_)), Err(Refusal::StaleClaim { .. })) => true,
-        (Ok(Reply::Done), Err(Refusal::NotParked { .. })) => true,
+        (Ok(Reply::Done), Err(Refusal::NotParked { .. } | Refusal::NotEnded { .. })) => true,
         _ => false,
     }
 }

@@ -3,10 +3,14 @@
 
 use mainspring_core::Core;
 
-/// What differs by nature: workers announce themselves again, expired tokens are forgotten lazily.
-const BLOCKS: [&str; 2] = ["workers: {", "tokens: {"];
+use super::inside;
+
+/// What differs by nature: workers announce themselves again, expired tokens are forgotten lazily; and a line finds
+/// out that its rate limit is short when a worker is there. Who waits for a limit is left out of `rates`, and the
+/// places of all lines are put where `queues` stood.
+const BLOCKS: [&str; 6] = ["workers: {", "tokens: {", "queues: {", "held: {", "refills: {", "rates: {"];
 /// Where the core is in time is the next command's business.
-const VALUES: [&str; 4] = [" now: ", "nth_now: ", "recorded_now: ", "meta_dirty: "];
+const VALUES: [&str; 5] = [" now: ", "nth_now: ", "recorded_now: ", "meta_dirty: ", "log_lines: "];
 
 /// The state as text.
 pub fn shape(core: &Core) -> String {
@@ -18,8 +22,27 @@ pub fn shape(core: &Core) -> String {
         let (before, after) = rest.split_at(at + 2);
         kept.push_str(before);
         rest = after;
-        if BLOCKS.iter().any(|block| before.ends_with(block.trim_end_matches('{'))) {
-            rest = &rest[block_len(rest)..];
+        let block = BLOCKS.iter().find(|block| before.ends_with(block.trim_end_matches('{')));
+        if let Some(block) = block.filter(|_| rest.starts_with('{')) {
+            let length = block_len(rest);
+            match *block {
+                "queues: {" => {
+                    // What is held comes right behind.
+                    let behind = &rest[length..];
+                    let held = behind.find("held: {").map_or("", |at| &behind[at + 6..]);
+                    let mut places = inside::places(&rest[..length]);
+                    places.extend(inside::places(&held[..block_len(held)]));
+                    places.sort();
+                    kept += &format!("{places:?}");
+                }
+                "rates: {" => {
+                    for (name, rate) in inside::entries(&rest[..length]) {
+                        kept += &format!("{name} {}; ", inside::field(rate, "row"));
+                    }
+                }
+                _ => {}
+            }
+            rest = &rest[length..];
         } else if VALUES.iter().any(|value| before.ends_with(value)) {
             rest = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
         } else if before.ends_with("due: ") {
@@ -53,10 +76,15 @@ fn block_len(text: &str) -> usize {
     text.len()
 }
 
-/// Timers without those of workers' leases, which begin anew.
+/// Timers that are set when a worker comes back.
+const LATER: [&str; 3] = ["WorkerLease", "Acknowledge", "Refill"];
+
+/// Timers without those that begin anew.
 fn without_leases(timers: &str) -> String {
     let each = timers.trim_matches(['{', '}']).split("), (");
-    let kept: Vec<&str> =
-        each.filter(|timer| !timer.contains("WorkerLease")).map(|timer| timer.trim_matches(['(', ')'])).collect();
+    let kept: Vec<&str> = each
+        .filter(|timer| LATER.iter().all(|what| !timer.contains(what)))
+        .map(|timer| timer.trim_matches(['(', ')']))
+        .collect();
     kept.join("; ")
 }

@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 
 use mainspring_core::id::TenantId;
 use mainspring_core::journal::{Completion, Pending, PendingKind};
+use mainspring_core::place::LabelValue;
 use mainspring_core::row::{
-    EventRow, IdempotencyRow, InboxRow, JournalRow, MessageRow, MessageState, RunRow, TaskRow, TaskState, TenantRow,
-    TokenRow, WorkflowRow, decode, key,
+    ChildRow, EventRow, IdempotencyRow, InboxRow, JournalRow, LogRow, MessageRow, MessageState, RateRow, RunRow,
+    TaskRow, TaskState, TenantRow, TokenRow, WorkerRow, WorkflowRow, decode, key,
 };
 use mainspring_core::write::{Op, Table, ops};
-use mainspring_core::{Effect, Refusal, Reply};
+use mainspring_core::{Dispatch, Effect, Refusal, Reply};
 
-use super::tables::{message_of, run_of, task_of, tenant_of, token_of, version_of};
+use super::tables::{message_of, run_of, task_of, tenant_of, token_of, version_of, worker_of};
 
 /// Names for ids.
 #[derive(Debug, Default, Clone)]
@@ -111,6 +112,8 @@ pub fn change(op: Op<'_>) -> Option<String> {
         let what = match op.table {
             Table::Inbox => key::inbox_of(op.key).map(|(workflow, key)| format!("{workflow}/{key}")),
             Table::Idempotency => key::idempotency_of(op.key).map(str::to_owned),
+            Table::Rate => key::rate_of(op.key).map(str::to_owned),
+            Table::Worker => Some(worker_of(op.key).to_string()),
             _ => None,
         };
         return Some(format!("- {} {}", format!("{:?}", op.table).to_lowercase(), what.unwrap_or_default()));
@@ -133,6 +136,9 @@ pub fn change(op: Op<'_>) -> Option<String> {
             line += &field("messages", Some(row.messages).filter(|count| *count > 0));
             line += &field("from", row.superseded_from);
             line += &field("by", row.superseded_by);
+            line += &field("metadata", row.metadata.as_deref().map(String::from_utf8_lossy));
+            line += &field("child_of", row.child_of.map(|of| format!("{}:{}", of.task, of.name)));
+            line += &field("event", row.event.map(|event| format!("{}:{}@{}", event.seq, event.name, event.at)));
             line += &field("output", row.output.map(|output| output.id));
             line + &field("error", row.error.map(|error| format!("{error:?}")))
         }
@@ -146,6 +152,13 @@ pub fn change(op: Op<'_>) -> Option<String> {
             for (position, pending) in &row.pending {
                 line += &format!(" [{position}: {}]", waits_for(pending));
             }
+            line += &field("acknowledged", Some(row.acknowledged).filter(|nth| *nth > 0));
+            line += if row.slots_released { " slots_released" } else { "" };
+            for rate in &row.rates {
+                let sets = rate.sets.map(|(limit, window)| format!(" of {limit}/{window}"));
+                line += &format!(" [takes {} of {}{}]", rate.units, rate.name, sets.unwrap_or_default());
+            }
+            line += &field("grounds", row.grounds.map(|grounds| grounds.id));
             for (name, payload) in &row.signals {
                 line += &format!(" [signal {name} {}]", payload.id);
             }
@@ -181,6 +194,7 @@ pub fn change(op: Op<'_>) -> Option<String> {
             let seq = key::event_seq_of(op.key).expect("an event's key holds its number");
             let data = String::from_utf8_lossy(&row.data).into_owned();
             let scope = field("scope", row.scope) + &field("run", row.run);
+            let scope = scope + &field("metadata", row.metadata.as_deref().map(String::from_utf8_lossy));
             format!("event {seq} {}{scope} {data}", row.name)
         }
         Table::Idempotency => {
@@ -194,8 +208,37 @@ pub fn change(op: Op<'_>) -> Option<String> {
             let revoked = row.revoked_at.map(|at| format!(" revoked at {at}")).unwrap_or_default();
             format!("token {} {:?} until {}{revoked}", token_of(op.key), row.scopes, row.expires_at)
         }
+        Table::Worker => {
+            let row: WorkerRow = decode(body).expect(expect);
+            let actions = row.actions.into_iter().collect::<Vec<_>>().join(",");
+            let mut line = format!("worker {} {actions}", worker_of(op.key));
+            row.slots.iter().for_each(|(kind, units)| line += &format!(" {kind}={units}"));
+            row.labels.iter().for_each(|(name, value)| line += &format!(" {name}:{}", label(value)));
+            line + &format!(" lease={}{}", row.lease_ms, if row.paused { " paused" } else { "" })
+        }
+        Table::Rate => {
+            let row: RateRow = decode(body).expect(expect);
+            let name = key::rate_of(op.key).expect("a rate's key is its name");
+            let put = if row.put { "" } else { " brought along" };
+            format!("rate {name} {} of {} left in {} ms from {}{put}", row.left, row.limit, row.window_ms, row.since)
+        }
+        Table::Child => {
+            let row: ChildRow = decode(body).expect(expect);
+            format!("child {} of {}: {}", row.name, task_of(op.key), row.run)
+        }
+        Table::Log => {
+            let row: LogRow = decode(body).expect(expect);
+            format!("log {} attempt={} {} {:?}", task_of(op.key), row.attempt, row.level, row.message)
+        }
     };
     Some(format!("+ {line}"))
+}
+
+fn label(value: &LabelValue) -> String {
+    match value {
+        LabelValue::Text(text) => text.clone(),
+        LabelValue::Number(number) => number.to_string(),
+    }
 }
 
 fn task_state(state: &TaskState) -> String {
@@ -252,7 +295,11 @@ pub fn answer(answer: &Result<Reply, Refusal>) -> String {
         Ok(Reply::Accepted { message, run, duplicate: again }) => {
             format!("accepted {message} for {run}{}", duplicate(*again))
         }
-        Ok(Reply::Emitted { seq }) => format!("emitted {seq}"),
+        Ok(Reply::StartedAll { runs }) => {
+            format!("started {}", runs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        }
+        Ok(Reply::Until(until)) => format!("until {until}"),
+        Ok(Reply::Emitted { seq, .. }) => format!("emitted {seq}"),
         Ok(Reply::EntryDone(done)) => format!("entry: {}", completion(done)),
         Ok(Reply::EntryPending { child }) => format!("entry pending{}", field("child", *child)),
         Ok(Reply::Suspended) => "suspended".to_owned(),
@@ -274,30 +321,32 @@ pub fn answer(answer: &Result<Reply, Refusal>) -> String {
 /// An effect in a line. Events are shown by their rows already.
 pub fn effect(effect: &Effect, dispatch: usize) -> Option<String> {
     Some(match effect {
-        Effect::Dispatch {
-            worker,
-            task,
-            action,
-            attempt,
-            invocation,
-            input,
-            journal_len,
-            key,
-            messages_waiting,
-            ..
-        } => {
+        Effect::Dispatch(given) => {
+            let Dispatch { worker, task, action, attempt, invocation, input, journal_len, key, .. } = &**given;
+            let Dispatch { messages_waiting, metadata, child_of, event, grounds, parents, errors, .. } = &**given;
             let more = field("input", input.map(|input| input.id)) + &field("key", key.as_ref());
             let replay = field("replay", Some(journal_len).filter(|len| **len > 0));
             let waiting = field("unread_up_to", *messages_waiting);
             let which = format!("attempt={attempt} invocation={invocation}");
-            format!("! d{dispatch}: {action} {task} to {worker} {which}{more}{replay}{waiting}")
+            let mut line = format!("! d{dispatch}: {action} {task} to {worker} {which}{more}{replay}{waiting}");
+            line += &field("metadata", metadata.as_deref().map(String::from_utf8_lossy));
+            line += &field("child_of", child_of.as_ref().map(|of| format!("{}:{}", of.task, of.name)));
+            line += &field("event", event.as_ref().map(|event| format!("{}:{}", event.seq, event.name)));
+            line += &field("grounds", grounds.map(|grounds| grounds.id));
+            // Outputs of parents that were skipped stand out; the others are in the lines above.
+            let skipped = parents.iter().filter(|(_, output)| output.is_none());
+            skipped.for_each(|(parent, _)| line += &format!(" without={parent}"));
+            errors.iter().for_each(|(index, error)| line += &format!(" failed={index}:{error:?}"));
+            line
         }
         Effect::CancelAttempt { worker, task, attempt, .. } => format!("! stop {task} attempt={attempt} on {worker}"),
         Effect::EntryDone { worker, task, position, completion: done, invocation, .. } => {
             format!("! tell {worker} {task}.{position} invocation={invocation}: {}", completion(done))
         }
         Effect::MessageWaits { worker, task, .. } => format!("! tell {worker} a message waits for {task}"),
-        Effect::Event { .. } => return None,
+        Effect::Judge { task, .. } => format!("! judge {task}"),
+        // What changed is in the rows above.
+        Effect::TaskChanged { .. } | Effect::Event { .. } => return None,
         Effect::RunEnded { run, state, .. } => format!("! ended {run} {}", state.word()),
         Effect::TokenRevoked { token, .. } => format!("! revoked {token}"),
     })

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use mainspring_core::command::{Fact, Facts, Need};
-use mainspring_core::id::{MessageId, RunId, TaskId, TenantId, TokenId, VersionId};
+use mainspring_core::id::{MessageId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
 use mainspring_core::limit::Limits;
 use mainspring_core::recover::Recovery;
-use mainspring_core::row::{self, key};
+use mainspring_core::row::{self, ChildRow, Row, key};
 use mainspring_core::write::{Op, Table, ops};
 use mainspring_core::{Command, Core, PayloadId};
-use serde::de::DeserializeOwned;
 
 /// All rows ever written and not deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,14 +47,25 @@ impl Tables {
                 Need::Journal(task, position) => {
                     self.get(Table::Journal, &key::journal(tenant, task, position)).map(Fact::Journal)
                 }
+                Need::Whole(run) => self.whole(tenant, run),
             };
             facts.insert(need, fact.unwrap_or(Fact::Missing));
         }
         facts
     }
 
+    /// A run that has ended, with all that it takes to run it again.
+    fn whole(&self, tenant: TenantId, run: RunId) -> Option<Fact> {
+        let row = self.get(Table::Run, &key::run(tenant, run))?;
+        let of = |key: &[u8]| tenant_of(key) == tenant && run_of(key) == run;
+        let tasks = self.all(Table::Task).filter(|(key, _)| of(key)).map(|(_, task)| task).collect();
+        let children = self.all::<ChildRow>(Table::Child).filter(|(key, _)| of(key));
+        let children = children.map(|(key, child)| (task_of(key).index, child)).collect();
+        Some(Fact::Whole(row, tasks, children))
+    }
+
     /// One row, decoded.
-    pub fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Option<T> {
+    pub fn get<T: Row>(&self, table: Table, key: &[u8]) -> Option<T> {
         self.rows.get(&(table, key.to_vec())).map(|body| row::decode(body).expect("a row just written decodes"))
     }
 
@@ -65,7 +75,7 @@ impl Tables {
     }
 
     /// All rows of a table, decoded, with their keys.
-    pub fn all<T: DeserializeOwned>(&self, table: Table) -> impl Iterator<Item = (&[u8], T)> {
+    pub fn all<T: Row>(&self, table: Table) -> impl Iterator<Item = (&[u8], T)> {
         self.rows
             .range((table, Vec::new())..)
             .take_while(move |((of, _), _)| *of == table)
@@ -107,6 +117,11 @@ pub fn message_of(row: &[u8]) -> MessageId {
 /// The token of a token's key.
 pub fn token_of(row: &[u8]) -> TokenId {
     TokenId(key::second(row).expect("a token's key holds its id"))
+}
+
+/// The worker of a worker's key.
+pub fn worker_of(row: &[u8]) -> WorkerId {
+    WorkerId(key::second(row).expect("a worker's key holds its id"))
 }
 
 /// The version of a workflow's key.

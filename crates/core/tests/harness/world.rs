@@ -6,11 +6,12 @@ use mainspring_core::command::{Claim, Held};
 use mainspring_core::id::{Ms, TenantId, WorkerId, mix};
 use mainspring_core::journal::Request;
 use mainspring_core::limit::Limits;
-use mainspring_core::row::{MetaRow, TaskRow, TaskState};
+use mainspring_core::row::{MetaRow, TaskRow, TaskState, WorkerRow};
 use mainspring_core::write::Table;
-use mainspring_core::{Command, Core, Effect, Moment, Out, Refusal, Reply};
+use mainspring_core::{Command, Core, Effect, Moment, NewWorker, Out, Refusal, Reply};
 
 use super::check;
+use super::inside;
 use super::tables::{Tables, task_of, tenant_of};
 
 /// What one command led to.
@@ -27,9 +28,7 @@ pub struct Decision {
 /// A worker as its process knows itself.
 #[derive(Debug, Clone)]
 pub struct Announced {
-    pub name: String,
-    pub actions: Vec<String>,
-    pub slots: u32,
+    pub new: NewWorker,
     pub local: bool,
     pub lease_ms: Option<u64>,
     pub lease_until: Option<Ms>,
@@ -102,11 +101,9 @@ impl World {
     fn note(&mut self, tenant: TenantId, command: &Command) {
         let now = self.now;
         match command {
-            Command::RegisterWorker { worker, name, actions, slots, local, lease_ms, .. } => {
+            Command::RegisterWorker { worker, new, local, lease_ms, .. } => {
                 let announced = Announced {
-                    name: name.clone(),
-                    actions: actions.clone(),
-                    slots: *slots,
+                    new: new.clone(),
                     local: *local,
                     lease_ms: *lease_ms,
                     lease_until: lease_ms.map(|lease| now.saturating_add(lease)),
@@ -165,9 +162,7 @@ impl World {
         let known = self.workers[&(tenant, worker)].clone();
         let command = Command::RegisterWorker {
             worker,
-            name: known.name.clone(),
-            actions: known.actions.clone(),
-            slots: known.slots,
+            new: known.new.clone(),
             local: known.local,
             lease_ms: known.lease_until.map(|until| until.saturating_sub(self.now)),
             holds: self.held_by(tenant, worker),
@@ -178,12 +173,19 @@ impl World {
         decision
     }
 
+    /// Enrolled workers that are connected.
+    pub fn connected(&self) -> Vec<(TenantId, WorkerId)> {
+        let parse = |(tenant, worker): (String, String)| Some((tenant.parse().ok()?, worker.parse().ok()?));
+        inside::connected(&self.core).into_iter().filter_map(parse).collect()
+    }
+
     /// A pending entry must not be loaded, as it could complete meanwhile; a complete one must be.
     fn check_needs(&self) {
         for (key, task) in self.tables.all::<TaskRow>(Table::Task) {
             let TaskState::Running { worker, .. } = task.state else { continue };
             let (tenant, id) = (tenant_of(key), task_of(key));
-            let claim = Claim { worker, task: id, attempt: task.attempt, invocation: task.invocation };
+            let (worker, invocation) = (Some(worker), Some(task.invocation));
+            let claim = Claim { worker, task: id, attempt: task.attempt, invocation };
             for position in 0..task.journal_len {
                 let command = Command::Journal { claim, position, request: Request::Peek };
                 let needed = self.core.needs(tenant, &command).is_some();
@@ -195,7 +197,10 @@ impl World {
     /// Checks every law there is.
     pub fn check(&self) {
         check::check_rows(&self.tables);
+        check::check_inside(&self.core, &self.tables);
         let leases = self.workers.values().any(|worker| worker.lease_until.is_some());
+        let leases = leases || self.tables.all::<WorkerRow>(Table::Worker).next().is_some();
+        let leases = leases || inside::holds_lines(&self.core);
         self.check_needs();
         let grace = self.now <= self.grace_until;
         check::check_recovered(&self.core, &self.tables.recover(self.limits), leases || grace);
