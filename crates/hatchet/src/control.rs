@@ -13,7 +13,7 @@ use crate::status::{self, bad_field};
 use crate::wire::v1::{RunStatus, TasksFilter};
 
 /// Runs one request may cancel.
-const CANCEL_MAX: usize = 20_000;
+pub(crate) const CANCEL_MAX: usize = 20_000;
 /// Runs one request may replay.
 const REPLAY_MAX: usize = 1_000;
 /// Runs looked at for one listing, so that a rare filter over a long history stays bounded.
@@ -93,11 +93,34 @@ pub(crate) async fn list(
     skip: usize,
     limit: usize,
 ) -> Result<Vec<Run>, Status> {
+    let (mut found, mut skipped) = (Vec::new(), 0);
+    scan(hatchet, tenant, filter, |run| {
+        if skipped < skip {
+            skipped += 1;
+        } else if found.len() < limit {
+            found.push(run);
+        }
+        found.len() < limit
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Shows the runs that fit a filter to `each`, newest first, while it wants more. May lag.
+///
+/// # Errors
+/// A status if they can't be read.
+pub(crate) async fn scan(
+    hatchet: &Hatchet,
+    tenant: TenantId,
+    filter: &Filter,
+    mut each: impl FnMut(Run) -> bool,
+) -> Result<(), Status> {
     let engine = hatchet.engine();
     // Whoever lists expects to find what was answered before.
     let position = engine.durable_position(tenant);
     engine.wait_applied(tenant, position, std::time::Duration::from_millis(250)).await;
-    let (mut found, mut skipped, mut examined, mut before) = (Vec::new(), 0, 0, None::<RunId>);
+    let (mut examined, mut before) = (0, None::<RunId>);
     while examined < EXAMINED_MAX {
         let page = engine.read(tenant, move |reader| reader.runs(tenant, &RunFilter::default(), before, PAGE)).await;
         let page = page.map_err(unread)?;
@@ -105,7 +128,7 @@ pub(crate) async fn list(
         for (id, row) in page.rows {
             if filter.since.is_some_and(|since| row.created_at < since) {
                 // Ids are in the order of time: nothing older follows that is wanted.
-                return Ok(found);
+                return Ok(());
             }
             if !filter.fits(tenant, &row) || !filter.may_fit_status(&row) {
                 continue;
@@ -113,16 +136,8 @@ pub(crate) async fn list(
             let Some(run) = Run::read(hatchet, tenant, id).await.map_err(unread)? else { continue };
             let status = filter.statuses.is_empty() || filter.statuses.contains(&run.status());
             let worker = filter.worker.is_none_or(|worker| run.tasks.iter().any(|task| task.worker == Some(worker)));
-            if !status || !worker {
-                continue;
-            }
-            if skipped < skip {
-                skipped += 1;
-                continue;
-            }
-            found.push(run);
-            if found.len() == limit {
-                return Ok(found);
+            if status && worker && !each(run) {
+                return Ok(());
             }
         }
         before = page.next;
@@ -130,7 +145,7 @@ pub(crate) async fn list(
             break;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// What a request is about: ids, or whatever fits a filter.

@@ -24,23 +24,23 @@
 //! What this module does not know: where the values come from, and what is done with the result.
 
 mod conditions;
+mod environment;
 mod functions;
 mod uses;
 mod work;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::IdedExpr;
-use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString};
-use cel::common::value::Val;
 use cel::{Context, Env};
-use serde_json::Value;
 
 use crate::definition::TEXT_BYTES_MAX;
+use environment::Numbers;
 use work::Budget;
 
 pub use conditions::{Ended, Parent, Verdict, decide, unsupported, unsupported_in};
+pub use environment::Environment;
 pub use functions::{PIECES_MAX, REGEX_BYTES_MAX, REGEX_TEXT_BYTES_MAX, RESULT_BYTES_MAX};
 pub use uses::{RateUse, filter_passes, idempotency_key, rate_uses};
 pub use work::WORK_MAX;
@@ -50,7 +50,7 @@ pub use work::WORK_MAX;
 pub const SIGNS_MAX: usize = 1_000;
 /// Brackets and ternaries inside of each other.
 pub const BRACKETS_MAX: u16 = 64;
-/// Operations inside of each other: `a + b + c` is two deep, `a.b.c` too. Chains of `&&` and `||` count as their
+/// Operations inside of each other: `a + b + c` is three deep, `a.b.c` too. Chains of `&&` and `||` count as their
 /// logarithm. Evaluation goes down as deep.
 pub const DEPTH_MAX: usize = 200;
 /// Bytes of an error's cause that are shown: it may hold the values it is about.
@@ -163,11 +163,7 @@ impl Expression {
         context.add_variable_as_val(work::BUDGET, Box::new(budget.clone()));
         for name in &self.names {
             if let Some(found) = environment.variable(name) {
-                let value: Box<dyn Val + '_> = match found {
-                    Variable::Json(json) => value(json, numbers),
-                    Variable::Text(text) => Box::new(CelString::from(text)),
-                };
-                context.add_variable_as_val(name, value);
+                context.add_variable_as_val(name, found.value(numbers));
             }
         }
         // Not `resolve_val`: that is inlined into this crate, where a build without optimisation makes its frames so
@@ -188,123 +184,6 @@ impl Expression {
                 Err(EvaluationError::Failed { expression: expression(), cause })
             }
         }
-    }
-}
-
-/// What an expression sees. `null` where an object belongs counts as `{}`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Environment<'a> {
-    /// A run that is about to start: idempotency keys, limits on runs.
-    Run {
-        /// The run's input, as `input`.
-        input: &'a Value,
-        /// The run's metadata, as `additional_metadata`.
-        additional_metadata: &'a Value,
-        /// The run's id, as `workflow_run_id`.
-        workflow_run_id: &'a str,
-    },
-    /// A task that is about to be queued: rate limits, limits on tasks.
-    Task {
-        /// The run's input, as `input`.
-        input: &'a Value,
-        /// The run's metadata, as `additional_metadata`.
-        additional_metadata: &'a Value,
-        /// The outputs of its parents by their names, as `parents`.
-        parents: &'a Value,
-        /// The run's id, as `workflow_run_id`.
-        workflow_run_id: &'a str,
-    },
-    /// A parent that has ended: conditions.
-    Parent {
-        /// Its output, as `output`.
-        output: &'a Value,
-    },
-    /// An event: filters, and conditions on events.
-    Event {
-        /// What the event carries, as `input`.
-        input: &'a Value,
-        /// The event's metadata, as `additional_metadata`.
-        additional_metadata: &'a Value,
-        /// What the filter carries, as `payload`.
-        payload: &'a Value,
-        /// The event's id, as `event_id`.
-        event_id: &'a str,
-        /// The event's name, as `event_key`.
-        event_key: &'a str,
-    },
-}
-
-enum Variable<'a> {
-    Json(&'a Value),
-    Text(&'a str),
-}
-
-impl<'a> Environment<'a> {
-    fn variable(&self, name: &str) -> Option<Variable<'a>> {
-        static NOTHING: LazyLock<Value> = LazyLock::new(|| Value::Object(serde_json::Map::new()));
-        let object = |json: &'a Value| Some(Variable::Json(if json.is_null() { &NOTHING } else { json }));
-        match (*self, name) {
-            (
-                Environment::Run { input, .. } | Environment::Task { input, .. } | Environment::Event { input, .. },
-                "input",
-            ) => object(input),
-            (
-                Environment::Run { additional_metadata, .. }
-                | Environment::Task { additional_metadata, .. }
-                | Environment::Event { additional_metadata, .. },
-                "additional_metadata",
-            ) => object(additional_metadata),
-            (
-                Environment::Run { workflow_run_id, .. } | Environment::Task { workflow_run_id, .. },
-                "workflow_run_id",
-            ) => Some(Variable::Text(workflow_run_id)),
-            (Environment::Task { parents, .. }, "parents") => object(parents),
-            (Environment::Parent { output }, "output") => object(output),
-            (Environment::Event { payload, .. }, "payload") => object(payload),
-            (Environment::Event { event_id, .. }, "event_id") => Some(Variable::Text(event_id)),
-            (Environment::Event { event_key, .. }, "event_key") => Some(Variable::Text(event_key)),
-            _ => None,
-        }
-    }
-}
-
-/// How numbers of JSON are read.
-#[derive(Clone, Copy)]
-enum Numbers {
-    /// Whole ones as ints, the others as doubles.
-    AsWritten,
-    /// All as doubles.
-    Doubles,
-}
-
-/// A JSON value as CEL sees it. Strings are borrowed; lists and maps are built.
-fn value<'v>(json: &'v Value, numbers: Numbers) -> Box<dyn Val + 'v> {
-    match json {
-        Value::Null => Box::new(CelNull),
-        Value::Bool(bool) => Box::new(CelBool::from(*bool)),
-        Value::Number(number) => self::number(number, numbers),
-        Value::String(text) => Box::new(CelString::from(text.as_str())),
-        Value::Array(list) => {
-            let list: Vec<Box<dyn Val + 'v>> = list.iter().map(|entry| value(entry, numbers)).collect();
-            Box::new(CelList::from(list))
-        }
-        Value::Object(map) => {
-            let entries = map.iter().map(|(key, entry)| (CelMapKey::from(key.as_str()), value(entry, numbers)));
-            Box::new(CelMap::from(entries.collect::<HashMap<CelMapKey<'v>, Box<dyn Val + 'v>>>()))
-        }
-    }
-}
-
-fn number<'v>(number: &serde_json::Number, numbers: Numbers) -> Box<dyn Val + 'v> {
-    /// Up to here a double holds every whole number.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let double = number.as_f64().unwrap_or(f64::NAN);
-    match (numbers, number.as_i64()) {
-        (Numbers::AsWritten, Some(int)) => Box::new(CelInt::from(int)),
-        (Numbers::AsWritten, None) if double.fract() == 0.0 && double.abs() <= EXACT => {
-            Box::new(CelInt::from(double as i64))
-        }
-        _ => Box::new(CelDouble::from(double)),
     }
 }
 

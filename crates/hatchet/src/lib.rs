@@ -3,7 +3,8 @@
 //! [`wire`] holds the messages and services, generated from `proto/`. [`definition`] makes a checked workflow of a
 //! registration, [`duration`] reads the durations in it, [`status`] is the one map from what went wrong to a gRPC
 //! status; [`mapping`] says it in the core's words, and [`expression`] evaluates what it has in CEL. All of that is pure.
-//! [`server`] puts it to use: gRPC services, and the REST calls SDKs make, on top of an engine.
+//! [`server`] puts it to use: gRPC services, and the REST calls SDKs make, on top of an engine. [`compatibility`] says how
+//! far each call is served.
 //!
 //! What this crate does not know: how a decision is made or stored, how pages look. And nobody below it knows its
 //! words.
@@ -23,6 +24,7 @@
 
 mod acks;
 mod catalog;
+pub mod compatibility;
 mod control;
 pub mod definition;
 mod details;
@@ -33,6 +35,7 @@ mod judge;
 pub mod mapping;
 mod names;
 mod payload;
+mod rest;
 pub mod server;
 mod service;
 pub mod status;

@@ -5,7 +5,7 @@
 
 use mainspring_core::id::fingerprint;
 use mainspring_core::row::{ChildOf, EventRef};
-use mainspring_core::{RunId, TaskId, TenantId};
+use mainspring_core::{RunId, TaskId, TenantId, VersionId};
 
 /// The id of a task, in a run of so many tasks.
 pub(crate) fn task_id(task: TaskId, tasks: usize) -> String {
@@ -51,6 +51,24 @@ pub(crate) fn workflow_id(tenant: TenantId, name: &str) -> String {
     let tenant = tenant.to_bytes();
     let high = fingerprint([b"workflow".as_slice(), &tenant, name.as_bytes()]);
     let low = fingerprint([b"workflow id".as_slice(), name.as_bytes(), &tenant]);
+    derived(high, low)
+}
+
+/// The id of a task of a workflow version, which has a place there and no id.
+pub(crate) fn step_id(version: VersionId, index: usize) -> String {
+    let (version, index) = (version.to_bytes(), (index as u64).to_be_bytes());
+    let high = fingerprint([b"step".as_slice(), &version, &index]);
+    let low = fingerprint([b"step id".as_slice(), &index, &version]);
+    derived(high, low)
+}
+
+/// A number for a task, for those who insist on one. Small enough for a language that has floating point only.
+pub(crate) fn task_number(task: TaskId) -> u64 {
+    fingerprint([task.run.to_bytes().as_slice(), &task.index.to_be_bytes()]) >> 11
+}
+
+/// An id made of what it stands for: a UUID of version 8.
+fn derived(high: u64, low: u64) -> String {
     let id = (u128::from(high) << 64) | u128::from(low);
     RunId((id & !(0xf000_u128 << 64) & !(0b11_u128 << 62)) | (0x8000_u128 << 64) | (0b10_u128 << 62)).to_string()
 }

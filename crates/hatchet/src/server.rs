@@ -76,7 +76,7 @@ impl Hatchet {
             .add_service(service!(V1DispatcherServer))
             .add_service(service!(TraceServiceServer));
         // What is not found here is looked for elsewhere.
-        services.into_axum_router().reset_fallback()
+        services.into_axum_router().reset_fallback().merge(crate::rest::routes(self))
     }
 
     pub(crate) fn engine(&self) -> &Engine {

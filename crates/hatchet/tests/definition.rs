@@ -420,6 +420,37 @@ fn texts() {
 }
 
 #[test]
+fn expressions() {
+    let bad = refused("idempotency.expression", "line 1, column 7: ", |r| {
+        r.idempotency.as_mut().expect("one").expression = "input.".into();
+    });
+    assert!(matches!(bad.wrong, Wrong::NotCel { .. }), "{bad}");
+    let words = "is not a CEL expression (";
+    refused("concurrency.expression", words, |r| r.concurrency.as_mut().expect("one").expression = "a b".into());
+    refused("concurrency_arr[0].expression", words, |r| r.concurrency_arr[0].expression = "'".into());
+    refused("default_filters[0].expression", words, |r| r.default_filters[0].expression = "input.n >".into());
+    refused("tasks[0].rate_limits[1].key_expr", words, |r| r.tasks[0].rate_limits[1].key_expr = Some("(".into()));
+    refused("tasks[0].rate_limits[1].units_expr", words, |r| r.tasks[0].rate_limits[1].units_expr = Some(")".into()));
+    refused("tasks[0].rate_limits[0].limit_values_expr", words, |r| {
+        r.tasks[0].rate_limits[0].limit_values_expr = Some("one".repeat(2) + " 2");
+    });
+    refused("tasks[0].concurrency[0].max_runs_expression", words, |r| {
+        r.tasks[0].concurrency[0].max_runs_expression = Some("a ? b".into());
+    });
+    refused("tasks[0].batch.batch_group_key", words, |r| {
+        r.tasks[0].batch.as_mut().expect("one").batch_group_key = Some("has(1)".into());
+    });
+    refused("tasks[0].conditions.parent_override_conditions[0].base.expression", "nested too deeply", |r| {
+        let conditions = r.tasks[0].conditions.as_mut().expect("some");
+        conditions.parent_override_conditions[0].base.as_mut().expect("one").expression = "(".repeat(100);
+    });
+    // The name of a limit that was put there is a name, whatever it looks like.
+    let mut request = everything("g1", "g2", "g3", "2026-01-31T12:00:00+00:00");
+    request.tasks[0].rate_limits[0].key = "bank (Berlin)".into();
+    assert_eq!(read(&request).tasks[1].rate_limits[0].key, RateLimitKey::Static("bank (Berlin)".into()));
+}
+
+#[test]
 fn every_start_of_a_worker_gives_the_same_version() {
     let first = read(&everything("0b6f", "77aa", "c001", "2026-01-31T12:00:00.123456+00:00")).content_hash();
     let second = read(&everything("f00d", "1234", "beef", "2026-02-01T08:30:59+00:00")).content_hash();

@@ -16,6 +16,7 @@
 //! What this module does not know: conditions on time or on events, and how a verdict is carried out.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
@@ -126,10 +127,11 @@ impl Parent<'_> {
     }
 
     /// What conditions see. A parent that failed or was cancelled has none, and meets none.
-    fn output(&self) -> Option<Value> {
+    fn output(&self) -> Option<&Value> {
+        static SKIPPED: LazyLock<Value> = LazyLock::new(|| json!({"skipped": true}));
         match self.ended {
-            Ended::Completed(output) => Some(output.clone()),
-            Ended::Skipped => Some(json!({"skipped": true})),
+            Ended::Completed(output) => Some(output),
+            Ended::Skipped => Some(&SKIPPED),
             Ended::Failed | Ended::Cancelled => None,
         }
     }
@@ -179,9 +181,9 @@ fn action(task: &Task, parents: &[&Parent<'_>], actions: &[ConditionAction]) -> 
         let ConditionOn::Parent(index) = condition.on else { continue };
         let Some(parent) = parents.iter().find(|parent| parent.task == index) else { continue };
         let output = parent.output();
-        let met = output.as_ref().map_or(Met::No, |output| evaluated(condition, output));
+        let met = output.map_or(Met::No, |output| evaluated(condition, output));
         if let (Met::Yes, Some(output)) = (&met, output) {
-            data.insert(condition.data_key.clone(), output);
+            data.insert(condition.data_key.clone(), output.clone());
             let expression = condition.expression.as_deref().unwrap_or("true");
             met_by.push(format!("{:?} (`{}`)", parent.name, super::shortened(expression, super::SHOWN_BYTES_MAX)));
         }

@@ -20,8 +20,8 @@ pub const REGEX_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a text that `matches` looks at.
 pub const REGEX_TEXT_BYTES_MAX: usize = 64 * 1024;
 /// What compiling a regular expression costs, and what looking at a byte with one.
-const COMPILE_COST: u64 = 50_000;
-const MATCH_COST: u64 = 20;
+const COMPILE_COST: u64 = 20_000;
+const MATCH_COST: u64 = 8;
 
 pub(super) fn declare(env: &mut Env) {
     declared(env).expect("no function is declared twice");
@@ -208,7 +208,12 @@ fn matches(text: &CelString<'_>, pattern: &CelString<'_>, budget: &Budget) -> Re
     let compile = |pattern: &str| -> Result<Regex, ExecutionError> {
         budget.spend(COMPILE_COST)?;
         let compiled = RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build();
-        compiled.map_err(|error| ExecutionError::function_error("matches", error))
+        // The library draws the pattern above what is wrong with it; the last line says it.
+        compiled.map_err(|error| {
+            let error = error.to_string();
+            let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            ExecutionError::function_error("matches", format!("the pattern can't be used: {why}"))
+        })
     };
     let pattern = budget.pattern(pattern, compile)?;
     budget.spend(MATCH_COST * text.len() as u64)?;
