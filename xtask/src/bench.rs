@@ -19,6 +19,8 @@ enum Which {
     Engine,
     /// Messages over HTTP at a steady rate.
     Http,
+    /// Tasks over the wire Hatchet's SDKs speak.
+    Hatchet,
     /// Time to ready and memory of an idle server.
     Idle,
 }
@@ -27,6 +29,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     let bin = match args.which {
         Which::Engine => "engine",
         Which::Http => "http",
+        Which::Hatchet => "hatchet",
         Which::Idle => "idle",
     };
     if !matches!(args.which, Which::Engine) {

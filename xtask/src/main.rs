@@ -5,11 +5,13 @@ mod bench;
 mod browser;
 mod chaos_kill;
 mod http;
+mod sdk;
 mod server;
 mod sim;
 mod smoke;
 mod suite;
 mod tidy;
+mod tools;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +37,8 @@ enum Verb {
     Smoke,
     /// Tests the pages in a headless Chromium
     Browser,
+    /// Runs the published Python and TypeScript SDKs of Hatchet against the release build
+    Sdk(sdk::Args),
     /// Kills the server under load, again and again, and checks that nothing was lost or repeated
     ChaosKill(chaos_kill::Args),
     /// Simulates whole deployments from seeds, and looks for broken promises
@@ -50,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Tidy => tidy::run(&workspace.root),
         Verb::Smoke => smoke::run(&workspace),
         Verb::Browser => browser::run(&workspace),
+        Verb::Sdk(args) => sdk::run(&workspace, &args),
         Verb::ChaosKill(args) => chaos_kill::run(&workspace, &args),
         Verb::Sim(args) => sim::run(&workspace, &args),
         Verb::Bench(args) => bench::run(&workspace, &args),

@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Leave the pages untested.
     #[arg(long)]
     no_browser: bool,
+    /// Leave the Hatchet SDKs for Python and TypeScript out.
+    #[arg(long)]
+    no_sdk: bool,
     /// Minutes for which fresh seeds are simulated, after the saved ones.
     #[arg(long, default_value_t = 3.0)]
     sim_minutes: f64,
@@ -92,6 +95,9 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
     steps.push(own("smoke", &["smoke"])?);
     if !args.no_browser {
         steps.push(own("browser", &["browser"])?);
+    }
+    if !args.no_sdk {
+        steps.push(own("Hatchet SDKs", &["sdk"])?);
     }
     steps.push(own("chaos-kill (queue)", &chaos("queue"))?);
     steps.push(own("chaos-kill (supersede)", &chaos("supersede"))?);

@@ -200,7 +200,8 @@ async fn announce(setup: &Setup, state: &AppState, tenant: TenantId, url: &str) 
     getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let code: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     state.open_door(code.clone(), token);
-    let token_file = setup.dir.join("keys").join("dev.token");
+    // Pasted into a terminal that may be anywhere.
+    let token_file = std::path::absolute(setup.dir.join("keys").join("dev.token"))?;
     println!("{ready}, data in {}\n", setup.dir.display());
     println!("  Open this   {url}/chat?token={code}");
     println!("  then        {url}/  and  {url}/runs;  the API is described at {url}/openapi.json\n");

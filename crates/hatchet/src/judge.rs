@@ -11,7 +11,6 @@ use mainspring_core::{Command, TaskId, TenantId};
 use mainspring_engine::{EngineError, Questions};
 use serde_json::{Map, Value, json};
 
-use crate::catalog::Version;
 use crate::definition::Task;
 use crate::expression::{self, Ended, Environment, Parent};
 use crate::mapping;
@@ -65,75 +64,101 @@ async fn verdict(hatchet: &Hatchet, tenant: TenantId, id: TaskId) -> Result<Opti
         return Ok(None);
     }
     let version = hatchet.catalog().version(engine, tenant, run.version).await?;
-    let Some((task, names)) = definition_of(&version, id.index) else {
+    let Some(definition) = version.definition else {
         let error = "its definition can't be read by this release".to_owned();
         return Ok(Some(Verdict::Fail { error }));
+    };
+    let all = definition.tasks.iter().chain(&definition.on_failure);
+    let Some(task) = all.clone().nth(usize::from(id.index)).cloned() else {
+        return Err(EngineError::Missing { what: format!("the definition of task {id}") });
     };
     let input = match run.input {
         Some(input) => read_json(hatchet, tenant, input).await?,
         None => json!({}),
     };
-    let metadata = run.metadata.as_deref().map_or_else(|| json!({}), |bytes| parsed(bytes));
-    let mut outputs: Vec<(u16, TaskState, Value)> = Vec::new();
-    for parent in &task.parents {
-        let Some(row) = rows.get(usize::from(*parent)) else { continue };
+    let mut parents = Vec::new();
+    for (index, parent) in all.enumerate().filter(|(index, _)| task.parents.contains(&(*index as u16))) {
+        let Some(row) = rows.get(index) else { continue };
         let output = match (&row.state, row.output) {
             (TaskState::Skipped, _) => json!({ "skipped": true }),
             (_, Some(output)) => read_json(hatchet, tenant, output).await?,
             (_, None) => Value::Null,
         };
-        outputs.push((*parent, row.state.clone(), output));
+        let (name, state) = (parent.name.clone(), row.state.clone());
+        parents.push(ParentFact { index: index as u16, name, state, output });
     }
-    let name = |index: u16| names.get(usize::from(index)).copied().unwrap_or_default();
-    let ended: Vec<Parent<'_>> = outputs
-        .iter()
-        .map(|(index, state, output)| {
-            let ended = match state {
-                TaskState::Skipped => Ended::Skipped,
-                TaskState::Failed => Ended::Failed,
-                TaskState::Cancelled => Ended::Cancelled,
-                // A task is judged when its parents have ended.
-                _ => Ended::Completed(output),
-            };
-            Parent { task: *index, name: name(*index), ended }
-        })
-        .collect();
-    let by_name: Map<String, Value> =
-        outputs.iter().map(|(index, _, output)| (name(*index).to_owned(), output.clone())).collect();
-    let (by_name, run_id) = (Value::Object(by_name), id.run.to_string());
-    let environment = Environment::Task {
-        input: &input,
-        additional_metadata: &metadata,
-        parents: &by_name,
-        workflow_run_id: &run_id,
-    };
-    Ok(Some(match expression::decide(task, &ended) {
-        expression::Verdict::Run { triggers } => match expression::rate_uses(task, &environment) {
-            Ok(uses) => {
-                // Those that need no expression are in the definition already.
-                let told = uses.into_iter().zip(&task.rate_limits).filter(|(_, limit)| mapping::fixed(limit).is_none());
-                let rates = told.map(|(rate, _)| RateUse {
-                    name: rate.key,
-                    units: rate.units,
-                    sets: rate.limit.map(|limit| (limit, rate.window_ms)),
-                });
-                let grounds = triggers.as_object().filter(|triggers| !triggers.is_empty());
-                Verdict::Run { rates: rates.collect(), grounds: grounds.map(|_| triggers.to_string().into()) }
-            }
-            Err(error) => Verdict::Fail { error },
-        },
-        expression::Verdict::Skip => Verdict::Skip,
-        expression::Verdict::Cancel { reason } => Verdict::Cancel { reason },
-        expression::Verdict::Fail { error } => Verdict::Fail { error },
-    }))
+    let metadata = run.metadata.as_deref().map_or_else(|| json!({}), parsed);
+    let facts = Facts { task, run_id: id.run.to_string(), input, metadata, parents };
+    // An expression may take as long as its limit of work allows, which is too long for a thread that others share.
+    let verdict = tokio::task::spawn_blocking(move || facts.verdict()).await;
+    Ok(Some(verdict.unwrap_or_else(|_| Verdict::Fail { error: "its conditions can't be evaluated".to_owned() })))
 }
 
-/// The task of a version with this index, and the names of all.
-fn definition_of(version: &Version, index: u16) -> Option<(&Task, Vec<&str>)> {
-    let definition = version.definition.as_deref()?;
-    let all: Vec<&Task> = definition.tasks.iter().chain(&definition.on_failure).collect();
-    let names = all.iter().map(|task| task.name.as_str()).collect();
-    Some((all.get(usize::from(index)).copied()?, names))
+/// Everything a verdict is founded on.
+struct Facts {
+    task: Task,
+    run_id: String,
+    input: Value,
+    metadata: Value,
+    parents: Vec<ParentFact>,
+}
+
+/// A parent that has ended.
+struct ParentFact {
+    index: u16,
+    name: String,
+    state: TaskState,
+    output: Value,
+}
+
+impl Facts {
+    fn verdict(&self) -> Verdict {
+        let parents: Vec<Parent<'_>> = self.parents.iter().map(ParentFact::ended).collect();
+        match expression::decide(&self.task, &parents) {
+            expression::Verdict::Run { triggers } => self.run(&triggers),
+            expression::Verdict::Skip => Verdict::Skip,
+            expression::Verdict::Cancel { reason } => Verdict::Cancel { reason },
+            expression::Verdict::Fail { error } => Verdict::Fail { error },
+        }
+    }
+
+    /// It runs, with what it takes from limits.
+    fn run(&self, triggers: &Value) -> Verdict {
+        let outputs = self.parents.iter().map(|parent| (parent.name.clone(), parent.output.clone()));
+        let outputs = Value::Object(outputs.collect::<Map<String, Value>>());
+        let uses = expression::rate_uses(&self.task, &Environment::Task {
+            input: &self.input,
+            additional_metadata: &self.metadata,
+            parents: &outputs,
+            workflow_run_id: &self.run_id,
+        });
+        let uses = match uses {
+            Ok(uses) => uses,
+            Err(error) => return Verdict::Fail { error },
+        };
+        // Those that need no expression are in the definition already.
+        let told = uses.into_iter().zip(&self.task.rate_limits).filter(|(_, limit)| mapping::fixed(limit).is_none());
+        let rates = told.map(|(rate, _)| RateUse {
+            name: rate.key,
+            units: rate.units,
+            sets: rate.limit.map(|limit| (limit, rate.window_ms)),
+        });
+        let any = triggers.as_object().is_some_and(|triggers| !triggers.is_empty());
+        Verdict::Run { rates: rates.collect(), grounds: any.then(|| triggers.to_string().into()) }
+    }
+}
+
+impl ParentFact {
+    fn ended(&self) -> Parent<'_> {
+        let ended = match self.state {
+            TaskState::Skipped => Ended::Skipped,
+            TaskState::Failed => Ended::Failed,
+            TaskState::Cancelled => Ended::Cancelled,
+            // A task is judged when its parents have ended.
+            _ => Ended::Completed(&self.output),
+        };
+        Parent { task: self.index, name: &self.name, ended }
+    }
 }
 
 async fn read_json(hatchet: &Hatchet, tenant: TenantId, payload: PayloadRef) -> Result<Value, EngineError> {

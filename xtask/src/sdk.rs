@@ -1,0 +1,151 @@
+//! `sdk`: the published Python and TypeScript SDKs of Hatchet against the release build, as workers and as clients.
+//!
+//! Everything is done twice: as it is, and with a `kill -9` of the server in the middle of each check. Both languages run
+//! at once, because they mostly wait.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+
+use crate::tools::{self, NODE, Tool};
+use crate::workspace::Workspace;
+
+const PYTHON: Tool = Tool { names: &["python3"], package: "python3-venv" };
+const NPM: Tool = Tool { names: &["npm"], package: "npm" };
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only this language.
+    #[arg(long)]
+    language: Option<Language>,
+    /// Only the checks with this word in their names.
+    #[arg(long)]
+    only: Option<String>,
+    /// Only without, or only with, killing the server.
+    #[arg(long)]
+    mode: Option<Mode>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Language {
+    Python,
+    Typescript,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Nothing is killed.
+    Plain,
+    /// The server is killed in the middle of each check.
+    Crash,
+}
+
+struct Running {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    begun: Instant,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    let binary = workspace.release_binary()?;
+    let mut failed = Vec::new();
+    let logs = workspace.scratch("sdk-logs")?;
+    for mode in [Mode::Plain, Mode::Crash] {
+        if args.mode.is_some_and(|only| only != mode) {
+            continue;
+        }
+        let mut running = Vec::new();
+        for language in [Language::Python, Language::Typescript] {
+            if args.language.is_some_and(|only| only != language) {
+                continue;
+            }
+            let mut command = match language {
+                Language::Python => python(workspace)?,
+                Language::Typescript => typescript(workspace)?,
+            };
+            command.arg("--binary").arg(&binary);
+            if mode == Mode::Crash {
+                command.arg("--crash");
+            }
+            if let Some(only) = &args.only {
+                command.args(["--only", only]);
+            }
+            running.push(start(&logs, format!("{language:?} {mode:?}").to_lowercase(), command)?);
+        }
+        for one in running {
+            failed.extend(wait(one)?);
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+}
+
+/// Python with the SDK in a folder of its own.
+fn python(workspace: &Workspace) -> anyhow::Result<Command> {
+    let found = tools::find(&[PYTHON])?;
+    let here = workspace.root.join("tests/sdk/python");
+    let requirements = std::fs::read_to_string(here.join("requirements.txt"))?;
+    let venv = workspace.target_dir.join("sdk-python");
+    let installed = venv.join("installed.txt");
+    if std::fs::read_to_string(&installed).ok().as_ref() != Some(&requirements) {
+        println!("installing the Python SDK into {}", venv.display());
+        carried_out(Command::new(&found[0]).args(["-m", "venv", "--clear"]).arg(&venv))?;
+        let mut pip = Command::new(venv.join("bin/pip"));
+        carried_out(pip.args(["install", "--quiet", "--requirement"]).arg(here.join("requirements.txt")))?;
+        std::fs::write(&installed, requirements)?;
+    }
+    let mut command = Command::new(venv.join("bin/python"));
+    command.arg("run.py").current_dir(here);
+    Ok(command)
+}
+
+/// Node; the program installs the SDK into a folder of its own itself.
+fn typescript(workspace: &Workspace) -> anyhow::Result<Command> {
+    let found = tools::find(&[NODE, NPM])?;
+    let mut command = Command::new(&found[0]);
+    command.arg("run.mjs").current_dir(workspace.root.join("tests/sdk/typescript"));
+    command.arg("--packages").arg(workspace.target_dir.join("sdk-typescript"));
+    Ok(command)
+}
+
+fn carried_out(command: &mut Command) -> anyhow::Result<()> {
+    let ended = command.status().with_context(|| format!("{command:?} could not be started"))?;
+    if ended.success() { Ok(()) } else { bail!("{command:?} ended with {ended}") }
+}
+
+fn start(logs: &Path, name: String, mut command: Command) -> anyhow::Result<Running> {
+    let log = logs.join(format!("{}.log", name.replace(' ', "-")));
+    let file = File::create(&log)?;
+    let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
+    let child = child.with_context(|| format!("{command:?} could not be started"))?;
+    println!("{name}: started, it writes to {}", log.display());
+    Ok(Running { name, child, log, begun: Instant::now() })
+}
+
+fn wait(mut running: Running) -> anyhow::Result<Option<String>> {
+    let mut said = Instant::now();
+    let status = loop {
+        if let Some(status) = running.child.try_wait()? {
+            break status;
+        }
+        if said.elapsed() > Duration::from_secs(30) {
+            said = Instant::now();
+            let checks = std::fs::read_to_string(&running.log).unwrap_or_default();
+            let done = checks.lines().filter(|line| line.starts_with("ok ") || line.starts_with("FAILED ")).count();
+            println!("{}: {done} checks so far, {} s", running.name, running.begun.elapsed().as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let text = std::fs::read_to_string(&running.log).unwrap_or_default();
+    let took = running.begun.elapsed().as_secs();
+    if status.success() {
+        println!("{}: {} ({took} s)", running.name, text.lines().last().unwrap_or("ok"));
+        return Ok(None);
+    }
+    println!("{text}\n{}: {status} ({took} s)", running.name);
+    Ok(Some(running.name))
+}
