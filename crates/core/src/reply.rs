@@ -167,7 +167,7 @@ pub enum Refusal {
         task: crate::id::TaskId,
     },
     /// The task is not with a worker, or has no timeout.
-    #[error("task {task} is not running, or has no timeout that could be extended")]
+    #[error("task {task} is not with a worker, or has no timeout: there is nothing to extend or to give back")]
     NotRunning {
         /// The task asked for.
         task: crate::id::TaskId,

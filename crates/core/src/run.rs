@@ -15,11 +15,13 @@ use crate::effect::Effect;
 use crate::id::{Ms, RunId, TaskId, VersionId};
 use crate::journal::{ChildEnd, Completion, Pending, PendingKind};
 use crate::machine::{Consequence, End, Step};
+use crate::place::{SLOT, Wants};
 use crate::reply::{Refusal, Reply};
 use crate::row::{
     self, ChildOf, ChildRow, EventRef, OnParentEnd, Parent, PayloadRef, RunRow, RunState, RunWishes, TaskRow, TaskState,
 };
 use crate::task::wants_of;
+use crate::worker::Worker;
 use crate::workflow::{When, WorkflowDef};
 use crate::write::Table;
 
@@ -142,8 +144,14 @@ impl Step<'_> {
                 action: "send several requests",
             });
         }
+        let mut bodies: BTreeMap<&str, u64> = BTreeMap::new();
         for start in &starts {
             self.check_request_to_start(start)?;
+            if let Some(asked) = &start.idempotency
+                && *bodies.entry(&asked.key).or_insert(asked.body) != asked.body
+            {
+                return Err(Refusal::IdempotencyConflict { key: asked.key.clone() });
+            }
         }
         self.check_live_runs_and(starts.len())?;
         let mut runs = Vec::with_capacity(starts.len());
@@ -599,10 +607,30 @@ impl Step<'_> {
         if let Some(rates) = self.explain_rates(&wants.rates) {
             return rates;
         }
-        let kind = wants.slots.keys().next().map_or("", String::as_str);
-        let units = |worker: &crate::worker::Worker| worker.slots.get(kind).copied().unwrap_or(0);
-        let (count, slots) = fitting().fold((0, 0), |(count, slots), (_, worker)| (count + 1, slots + units(worker)));
-        format!("for a free slot: all {slots} slots of {count} worker(s) offering {action:?} are taken")
+        self.explain_slots(&wants, action)
+    }
+
+    /// The first kind of slot of which nobody who fits has enough free.
+    fn explain_slots(&self, wants: &Wants, action: &str) -> String {
+        let fitting = || {
+            let offering = self.t.workers.iter().filter(|(_, worker)| worker.connected && worker.offers(action));
+            offering.filter(|(id, worker)| wants.rank(**id, worker).is_some()).map(|(_, worker)| worker)
+        };
+        let lacking = wants.slots.iter().find(|(kind, units)| fitting().all(|worker| worker.free(kind) < **units));
+        let Some((kind, units)) = lacking.or_else(|| wants.slots.iter().next()) else { return String::new() };
+        let of_kind = |worker: &Worker| worker.slots.get(kind).copied().unwrap_or(0);
+        let (count, slots) = fitting().fold((0, 0), |(count, slots), worker| (count + 1, slots + of_kind(worker)));
+        let named = if kind == SLOT { String::new() } else { format!(" of kind {kind:?}") };
+        if fitting().all(|worker| of_kind(worker) < *units) {
+            return format!(
+                "for {units} slot(s){named} at once: none of {count} worker(s) offering {action:?} has as many"
+            );
+        }
+        if *units > 1 {
+            let all = format!("{slots} slots of {count} worker(s) offering {action:?}");
+            return format!("for {units} free slots{named} at one worker, among the {all}");
+        }
+        format!("for a free slot{named}: all {slots} slots of {count} worker(s) offering {action:?} are taken")
     }
 
     fn explain_task(&self, run: &Run, task: &TaskRow, index: u16, action: &str, name: &str) -> Option<(String, Ms)> {

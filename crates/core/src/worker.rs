@@ -60,7 +60,7 @@ impl Worker {
     }
 
     /// How many units of a kind are free.
-    fn free(&self, kind: &str) -> u32 {
+    pub(crate) fn free(&self, kind: &str) -> u32 {
         let taken = self.taken.get(kind).copied().unwrap_or(0);
         self.slots.get(kind).copied().unwrap_or(0).saturating_sub(taken)
     }

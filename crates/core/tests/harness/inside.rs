@@ -83,10 +83,9 @@ pub fn connected(core: &Core) -> Vec<(String, String)> {
     found
 }
 
-/// Whether some line waits for a rate limit.
-pub fn holds_lines(core: &Core) -> bool {
-    let text = format!("{core:?}");
-    tenants(&text).into_iter().any(|(_, state)| field(state, "held") != "{}")
+/// Whether some line waits for a rate limit, or did a moment ago: then there is a timer.
+pub fn awaits_refill(core: &Core) -> bool {
+    format!("{core:?}").contains(", Refill)")
 }
 
 /// The places of queued tasks in all lines of a block of them, as text, sorted.

@@ -251,14 +251,16 @@ impl Scenario {
         ChildOf { task: self.task(task), name: name.to_owned() }
     }
 
-    /// `bulk WORKFLOW/INPUT ... [child=TASK] [id=PREFIX]`: children are named, and keys made, like inputs.
+    /// `bulk WORKFLOW/INPUT[/BODY] ... [child=TASK] [id=PREFIX]`: children are named, and keys made, like inputs.
     fn bulk(&mut self, line: &Line) -> Vec<Start> {
         let (parent, id) = (line.text("child"), line.text("id"));
         let mut starts = Vec::new();
         for word in &line.words {
             let (workflow, input) = word.split_once('/').expect("WORKFLOW/INPUT");
+            let (input, body) = input.split_once('/').unwrap_or((input, "1"));
+            let body = body.parse().expect("an idempotency body is a number");
             let child_of = parent.as_ref().map(|task| self.child_of(&format!("{task}:{input}")));
-            let idempotency = id.as_ref().map(|id| Idempotency { key: format!("{id}{input}"), body: 1 });
+            let idempotency = id.as_ref().map(|id| Idempotency { key: format!("{id}{input}"), body });
             let input = Bytes::from(input.to_owned());
             starts.push(Start { workflow: workflow.to_owned(), input, child_of, idempotency, ..Start::default() });
         }

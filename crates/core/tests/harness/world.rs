@@ -200,7 +200,7 @@ impl World {
         check::check_inside(&self.core, &self.tables);
         let leases = self.workers.values().any(|worker| worker.lease_until.is_some());
         let leases = leases || self.tables.all::<WorkerRow>(Table::Worker).next().is_some();
-        let leases = leases || inside::holds_lines(&self.core);
+        let leases = leases || inside::awaits_refill(&self.core);
         self.check_needs();
         let grace = self.now <= self.grace_until;
         check::check_recovered(&self.core, &self.tables.recover(self.limits), leases || grace);
