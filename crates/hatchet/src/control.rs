@@ -38,6 +38,8 @@ pub(crate) struct Filter {
     pub parent: Option<Named>,
     /// Started by this event, by number.
     pub event: Option<u64>,
+    /// Started by an event, whichever.
+    pub by_event: bool,
     /// With a task that was last given to this worker.
     pub worker: Option<mainspring_core::WorkerId>,
 }
@@ -51,7 +53,8 @@ impl Filter {
         let parent =
             self.parent.is_none_or(|parent| row.child_of.as_ref().is_some_and(|child| child.task == parent.task()));
         let event = self.event.is_none_or(|event| row.event.as_ref().is_some_and(|started| started.seq == event));
-        since && until && workflow && parent && event && self.fits_metadata(row)
+        let by_event = !self.by_event || row.event.is_some();
+        since && until && workflow && parent && event && by_event && self.fits_metadata(row)
     }
 
     fn fits_metadata(&self, row: &RunRow) -> bool {
@@ -59,13 +62,7 @@ impl Filter {
             return true;
         }
         let shown = details::metadata(row.metadata.as_ref(), row.event.as_ref());
-        let fields: Map<String, Value> =
-            shown.and_then(|shown| serde_json::from_slice(&shown).ok()).unwrap_or_default();
-        self.metadata.iter().all(|(key, wanted)| match fields.get(key) {
-            Some(Value::String(found)) => found == wanted,
-            Some(found) => found.to_string() == *wanted,
-            None => false,
-        })
+        has_metadata(&self.metadata, &shown.unwrap_or_default())
     }
 
     /// Whether a run's state may fit; what its tasks say is looked at later.
@@ -73,6 +70,22 @@ impl Filter {
         // A run that goes on may count as failed already, or as queued.
         self.statuses.is_empty() || !row.state.ended() || self.statuses.contains(&details::rough_status(row.state))
     }
+}
+
+/// Whether metadata, which is a JSON object, has all of these.
+pub(crate) fn has_metadata(wanted: &[(String, String)], metadata: &[u8]) -> bool {
+    if wanted.is_empty() {
+        return true;
+    }
+    let fields: Map<String, Value> = serde_json::from_slice(metadata).unwrap_or_default();
+    wanted.iter().all(|(key, wanted)| match fields.get(key) {
+        Some(Value::String(found)) => found == wanted,
+        Some(found) => {
+            let found = found.to_string();
+            found == *wanted
+        }
+        None => false,
+    })
 }
 
 /// Reads `key:value` as filters have it.

@@ -126,12 +126,15 @@ impl Facts {
     fn run(&self, triggers: &Value) -> Verdict {
         let outputs = self.parents.iter().map(|parent| (parent.name.clone(), parent.output.clone()));
         let outputs = Value::Object(outputs.collect::<Map<String, Value>>());
-        let uses = expression::rate_uses(&self.task, &Environment::Task {
-            input: &self.input,
-            additional_metadata: &self.metadata,
-            parents: &outputs,
-            workflow_run_id: &self.run_id,
-        });
+        let uses = expression::rate_uses(
+            &self.task,
+            &Environment::Task {
+                input: &self.input,
+                additional_metadata: &self.metadata,
+                parents: &outputs,
+                workflow_run_id: &self.run_id,
+            },
+        );
         let uses = match uses {
             Ok(uses) => uses,
             Err(error) => return Verdict::Fail { error },

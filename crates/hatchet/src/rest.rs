@@ -66,10 +66,7 @@ pub(crate) fn routes(hatchet: &Hatchet) -> Router {
             router = router.route(operation.path, on(method, answer));
         }
     }
-    router
-        .route("/api/{*rest}", any(unknown))
-        .method_not_allowed_fallback(no_method)
-        .with_state(hatchet.clone())
+    router.route("/api/{*rest}", any(unknown)).method_not_allowed_fallback(no_method).with_state(hatchet.clone())
 }
 
 /// What is served, by path.
@@ -183,28 +180,33 @@ impl Call {
     }
 
     /// A parameter that may be given; an empty one is not.
-    fn parameter(&self, name: &str) -> Option<&str> {
+    fn parameter(&self, name: &'static str) -> Option<&str> {
         self.parameters(name).next()
     }
 
     /// A parameter that may be given several times.
-    fn parameters<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    fn parameters(&self, name: &'static str) -> impl Iterator<Item = &str> {
         self.query.iter().filter(move |(found, value)| found == name && !value.is_empty()).map(|(_, value)| &**value)
     }
 
     /// A parameter that is read.
-    fn parsed<T>(&self, name: &str, what: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Problem> {
+    fn parsed<T>(
+        &self,
+        name: &'static str,
+        what: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Problem> {
         let read = |text: &str| read(text).ok_or_else(|| Problem::field(name, &format!("{text:?} is no {what}")));
         self.parameter(name).map(read).transpose()
     }
 
     /// A time in a parameter, in milliseconds.
-    fn time(&self, name: &str) -> Result<Option<u64>, Problem> {
+    fn time(&self, name: &'static str) -> Result<Option<u64>, Problem> {
         self.parsed(name, "time: write it like 2026-11-24T18:28:20Z", time::parse)
     }
 
     /// Whether a parameter says so.
-    fn flag(&self, name: &str, otherwise: bool) -> Result<bool, Problem> {
+    fn flag(&self, name: &'static str, otherwise: bool) -> Result<bool, Problem> {
         let read = |text: &str| text.to_ascii_lowercase().parse().ok();
         Ok(self.parsed(name, "true or false", read)?.unwrap_or(otherwise))
     }

@@ -5,4 +5,4 @@ mod dispatcher;
 mod events;
 mod traces;
 mod v1_dispatcher;
-mod workflows;
+pub(crate) mod workflows;

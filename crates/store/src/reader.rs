@@ -186,6 +186,71 @@ impl Reader {
         self.event_range(scope, Range { table: Table::Event, from: &from, to: &to, descending: true, limit })
     }
 
+    /// The latest `limit` events of all scopes together, newest first, and whether all scopes were looked at: no more
+    /// than `scopes_max` are. May lag.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn latest_of_all_scopes(
+        &self,
+        tenant: TenantId,
+        limit: usize,
+        scopes_max: usize,
+    ) -> Result<(Vec<(u64, EventRow)>, bool), TablesError> {
+        let mut latest: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let complete = self.each_event_scope(tenant, scopes_max, |scope| {
+            // Of this scope only what is newer than all that would be dropped.
+            let oldest = if latest.len() < limit { 0 } else { latest.keys().next().copied().unwrap_or(0) };
+            let from = [scope, oldest.to_be_bytes().as_slice()].concat();
+            let to = end_of(scope);
+            let range = Range { table: Table::Event, from: &from, to: &to, descending: true, limit };
+            for (key, body) in self.rows.range(range)? {
+                latest.insert(row::key::event_seq_of(&key).unwrap_or(0), body);
+            }
+            while latest.len() > limit {
+                latest.pop_first();
+            }
+            Ok(true)
+        })?;
+        let decoded = latest.into_iter().rev().map(|(seq, body)| Ok((seq, decode(Table::Event, &body)?)));
+        Ok((decoded.collect::<Result<_, TablesError>>()?, complete))
+    }
+
+    /// An event by its number, of whatever scope, if that is among the first `scopes_max`. May lag.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn event(&self, tenant: TenantId, seq: u64, scopes_max: usize) -> Result<Option<EventRow>, TablesError> {
+        let mut found = None;
+        self.each_event_scope(tenant, scopes_max, |scope| {
+            found = self.rows.get(Table::Event, &[scope, seq.to_be_bytes().as_slice()].concat())?;
+            Ok(found.is_none())
+        })?;
+        found.map(|body| decode(Table::Event, &body)).transpose()
+    }
+
+    /// Shows what the keys of each scope's events begin with, while `each` wants more. Answers whether there are no more.
+    fn each_event_scope(
+        &self,
+        tenant: TenantId,
+        scopes_max: usize,
+        mut each: impl FnMut(&[u8]) -> Result<bool, TablesError>,
+    ) -> Result<bool, TablesError> {
+        let mut from = tenant.to_bytes().to_vec();
+        let to = end_of(&from);
+        for _ in 0..scopes_max {
+            let first = Range { table: Table::Event, from: &from, to: &to, descending: false, limit: 1 };
+            let Some((key, _)) = self.rows.range(first)?.pop() else { return Ok(true) };
+            // A key without its number, which comes last.
+            let scope = &key[..key.len().saturating_sub(size_of::<u64>())];
+            if !each(scope)? {
+                return Ok(false);
+            }
+            from = end_of(scope);
+        }
+        Ok(false)
+    }
+
     fn event_range(&self, scope: Option<&str>, range: Range<'_>) -> Result<Vec<(u64, EventRow)>, TablesError> {
         let rows = self.rows.range(range)?;
         let mut events = Vec::with_capacity(rows.len());

@@ -116,6 +116,7 @@ fn filter(call: &Call) -> Result<Filter, Problem> {
         metadata: call.parameters("additional_metadata").map(pair).collect::<Result<_, Problem>>()?,
         parent: call.parsed("parent_task_external_id", "id", Named::parse)?,
         event: call.parsed("triggering_event_external_id", "event's id", names::event_seq)?,
+        by_event: false,
         worker: call.parsed("worker_id", "id", |text| text.parse::<WorkerId>().ok())?,
     })
 }

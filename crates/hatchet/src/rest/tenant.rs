@@ -1,8 +1,8 @@
 //! The tenant.
 
 use axum::Json;
-use mainspring_core::row::{self, TenantRow, key};
 use mainspring_core::Table;
+use mainspring_core::row::{self, TenantRow, key};
 use mainspring_engine::EngineError;
 
 use super::models::{Meta, Tenant};
@@ -13,7 +13,8 @@ use super::{Answer, Call};
 /// Who the caller is.
 pub(super) async fn show(call: Call) -> Answer<Tenant> {
     let tenant = call.tenant;
-    let found = call.hatchet.engine().read(tenant, move |reader| reader.get(Table::Tenant, &key::tenant(tenant))).await?;
+    let found =
+        call.hatchet.engine().read(tenant, move |reader| reader.get(Table::Tenant, &key::tenant(tenant))).await?;
     let body = found.ok_or_else(|| Problem::not_found("tenant", &tenant.to_string()))?;
     let row: TenantRow = row::decode(&body).map_err(|bad| EngineError::Unreadable { cause: bad.to_string() })?;
     let at = Time(row.created_at);

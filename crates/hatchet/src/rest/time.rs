@@ -109,7 +109,9 @@ mod tests {
         assert_eq!(parse("2026-11-24T18:28:20.123456Z"), parse("2026-11-24T19:28:20.123+01:00"));
         assert_eq!(parse("2026-11-24T18:28:20"), parse("2026-11-24T18:28:20Z"));
         assert_eq!(parse("1969-12-31T23:59:59Z"), Some(0));
-        for no_time in ["", "now", "2026-02-30T00:00:00Z", "2026-11-24", "2026-11-24T18:28:20.Z", "2026-11-24T18:28:20x"] {
+        for no_time in
+            ["", "now", "2026-02-30T00:00:00Z", "2026-11-24", "2026-11-24T18:28:20.Z", "2026-11-24T18:28:20x"]
+        {
             assert_eq!(parse(no_time), None, "{no_time}");
         }
         assert!(Time(u64::MAX).to_string().starts_with("9999-12-31"));

@@ -84,7 +84,7 @@ impl Dispatcher for Hatchet {
             labels: mapping::labels(&request.labels),
             about: about.to_string().into(),
         };
-        let chance = self.engine().world().chance().map_err(|cause| Status::unavailable(cause))?;
+        let chance = self.engine().world().chance().map_err(Status::unavailable)?;
         // A UUID of version 4, as these clients expect of ids.
         let worker =
             WorkerId((chance & !(0xf000_u128 << 64) & !(0b11_u128 << 62)) | (0x4000_u128 << 64) | (0b10 << 62));
