@@ -10,20 +10,21 @@ use crate::command::{Fact, Facts, Need};
 use crate::id::{RunId, TaskId};
 use crate::machine::{Consequence, Step};
 use crate::reply::{Refusal, Reply};
-use crate::row::{RunState, TaskRow, TaskState};
+use crate::row::{self, RunState, TaskRow, TaskState};
 use crate::run::Run;
 use crate::workflow::{When, WorkflowDef};
+use crate::write::Table;
 
 impl Step<'_> {
     pub(crate) fn replay_run(&mut self, id: RunId, tasks: Option<Vec<u16>>, facts: &Facts) -> Result<Reply, Refusal> {
         if self.t.runs.contains_key(&id) {
             return Err(Refusal::NotEnded { run: id });
         }
-        let Some(Fact::Whole(row, rows, children)) = facts.get(&Need::Whole(id)) else {
+        let Some(Fact::Whole(ended, rows, children)) = facts.get(&Need::Whole(id)) else {
             return Err(Refusal::NoRun { run: id });
         };
         let not = |why| Refusal::NotReplayable { run: id, why };
-        let def = self.t.versions.get(&row.version).cloned().ok_or(not("its version is not known any more"))?;
+        let def = self.t.versions.get(&ended.version).cloned().ok_or(not("its version is not known any more"))?;
         if def.tasks.len() != rows.len() {
             return Err(not("some of its tasks are not kept any more"));
         }
@@ -33,16 +34,16 @@ impl Step<'_> {
         if def.tasks.iter().any(|task| task.durable) {
             return Err(not("it is durable: its journal says that it has ended"));
         }
-        if row.finished_at.is_some_and(|at| self.now.saturating_sub(at) > self.limits.replay_ms) {
+        if ended.finished_at.is_some_and(|at| self.now.saturating_sub(at) > self.limits.replay_ms) {
             return Err(not("it ended too long ago: parts of it may be gone at any time"));
         }
         if let Some(index) = tasks.iter().flatten().find(|index| usize::from(**index) >= rows.len()) {
             return Err(Refusal::NoTask { task: TaskId { run: id, index: *index } });
         }
         self.check_live_runs()?;
-        self.check_key_queue(&def, row.key.as_deref())?;
+        self.check_key_queue(&def, ended.key.as_deref())?;
 
-        let mut row = row.clone();
+        let mut row = ended.clone();
         row.state = RunState::Queued;
         row.output = None;
         row.error = None;
@@ -50,10 +51,18 @@ impl Step<'_> {
         let again = again(&def, tasks.as_deref());
         let mut run = Run::new(row, def, rows.clone());
         run.named = children.iter().map(|(index, child)| ((*index, child.name.clone()), child.run)).collect();
-        for (index, task) in run.tasks.iter_mut().enumerate().filter(|(index, _)| again[*index]) {
+        for (_, task) in run.tasks.iter_mut().enumerate().filter(|(index, _)| again[*index]) {
             let kept = TaskRow { attempt: task.attempt, invocation: task.invocation, ..TaskRow::new() };
             *task = TaskRow { state: TaskState::Blocked, ..kept };
-            self.dirty_tasks.insert(TaskId { run: id, index: index as u16 });
+        }
+        // All of it is recorded again, also what stays as it was: while the tables still show the run as ended, a restart
+        // reads of it what the log says from here on, and nothing else.
+        for index in 0..run.row.tasks {
+            self.dirty_tasks.insert(TaskId { run: id, index });
+        }
+        for (index, child) in children {
+            let task = TaskId { run: id, index: *index };
+            self.out.put(Table::Child, &row::key::child(self.tenant, task, &child.name), child);
         }
         // Also for the run that spawned it, it is live again, if that one still is.
         let parent = run.row.parent.map(|parent| parent.task.run);

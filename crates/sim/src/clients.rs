@@ -7,6 +7,9 @@ use bytes::Bytes;
 use mainspring_client::{KeyRule, KeyStrategy, RetryRule, RunId, TaskDef, TenantId, WorkflowDef};
 use mainspring_core::command::Idempotency;
 use mainspring_core::id::fingerprint;
+use mainspring_core::place::{Comparator, LabelValue, LabelWish, SLOT};
+use mainspring_core::rate::RateUse;
+use mainspring_core::workflow::When;
 use mainspring_core::{Command, Reply, Start};
 use mainspring_flows::SessionKey;
 use serde_json::json;
@@ -23,6 +26,11 @@ const ASK_AGAIN_MS: u64 = 400;
 
 /// Actions that workers outside the process offer.
 pub const ACTIONS: [&str; 9] = ["job", "single", "newest", "heard", "a", "b", "c", "d", scripts::ACTION];
+
+/// Actions that only the enrolled worker offers.
+pub const PLACED: [&str; 6] = ["limited", "heavy", "checked", "after", "clean", "parent"];
+/// What all of a tenant's runs of `limited` may take in a window: units and milliseconds.
+pub const CALLS: (u32, u64) = (3, 700);
 
 /// The workflows whose tasks workers outside the process carry out. A later `version` differs in what does not matter.
 pub fn definitions(version: u64) -> Vec<WorkflowDef> {
@@ -49,7 +57,29 @@ pub fn definitions(version: u64) -> Vec<WorkflowDef> {
     scripted.tasks[0].retry = retry;
     scripted.tasks[0].execution_timeout_ms = Some(6_000);
     let job = keyed("job", 2, KeyStrategy::Queue);
-    vec![job, single, keyed("newest", 1, KeyStrategy::CancelNewest), heard, dag, scripted]
+    let one = |task: TaskDef| WorkflowDef { tasks: vec![task.clone()], ..WorkflowDef::single(&task.name, false) };
+    let calls = RateUse { name: "calls".to_owned(), units: 1, sets: None };
+    let limited = one(TaskDef { rates: vec![calls], ..task("limited", &[]) });
+    let zone = LabelWish {
+        value: LabelValue::Text("eu".to_owned()),
+        comparator: Comparator::Equal,
+        required: true,
+        weight: 0,
+    };
+    let heavy = one(TaskDef {
+        slots: [("gpu".to_owned(), 2), (SLOT.to_owned(), 1)].into(),
+        labels: [("zone".to_owned(), zone)].into(),
+        ..task("heavy", &[])
+    });
+    let checked = vec![
+        TaskDef { judged: true, ..task("checked", &[]) },
+        task("after", &[0]),
+        TaskDef { when: When::AnotherFailed, ..task("clean", &[]) },
+    ];
+    let checked = WorkflowDef { tasks: checked, ..WorkflowDef::single("checked", false) };
+    let parent = one(task("parent", &[]));
+    let newest = keyed("newest", 1, KeyStrategy::CancelNewest);
+    vec![job, single, newest, heard, dag, scripted, limited, heavy, checked, parent]
 }
 
 /// Asks until it is answered. `None` if it was refused.
@@ -78,6 +108,8 @@ pub async fn set_up(host: Host, tenant: TenantId, version: u64) {
     let mut chance = host.sim().fork();
     let name = format!("tenant {}", tenant.0);
     insist(&host, &mut chance, tenant, &Command::PutTenant { name }).await;
+    let (limit, window_ms) = CALLS;
+    insist(&host, &mut chance, tenant, &Command::PutRate { name: "calls".to_owned(), limit, window_ms }).await;
     for def in definitions(version) {
         insist(&host, &mut chance, tenant, &Command::PutWorkflow { def }).await;
     }
@@ -126,8 +158,10 @@ pub async fn start(host: Host, tenant: TenantId) {
     let mut chance = host.sim().fork();
     for nth in 0..host.sim().plan().starts {
         host.sim().pause(&mut chance, host.sim().plan().pause_ms).await;
-        let workflow =
-            *chance.pick(&["job", "job", "single", "newest", "dag", "saga", "saga", "drift", "scripted", "scripted"]);
+        let workflow = *chance.pick(&[
+            "job", "job", "single", "newest", "dag", "saga", "saga", "drift", "scripted", "scripted", "limited",
+            "limited", "heavy", "checked", "checked", "parent",
+        ]);
         let text = format!("{}run {nth}.", marker(tenant.0));
         let input = Bytes::from(json!({ "text": text, "variant": chance.below(64) }).to_string());
         let keyed = matches!(workflow, "job" | "single" | "newest");
@@ -162,7 +196,18 @@ async fn disturb(host: &Host, chance: &mut Chance, tenant: TenantId, run: RunId,
         insist(host, chance, tenant, &Command::CancelRun { run, reason }).await;
     }
     insist(host, chance, tenant, &Command::Explain { run }).await;
+    if REPLAYED.contains(&workflow) && chance.permille(400) {
+        host.sim().pause(chance, 2_000).await;
+        let tasks = chance.permille(300).then(|| vec![0]);
+        host.sim().lock().books.replay_asked(run.0);
+        if insist(host, chance, tenant, &Command::ReplayRun { run, tasks }).await.is_some() {
+            host.sim().sometimes("a run was replayed");
+        }
+    }
 }
+
+/// Workflows whose runs somebody lets run again.
+const REPLAYED: [&str; 5] = ["dag", "limited", "heavy", "checked", "parent"];
 
 /// Tells of events, and registers the workflows anew.
 pub async fn tell(host: Host, tenant: TenantId) {

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::chance::Chance;
 use crate::disk::{Crash, SimDisk};
 use crate::functions;
+use crate::judge;
 use crate::pump::{self, Ended, Process};
 use crate::sim::Sim;
 use crate::tables::SimTables;
@@ -193,6 +194,7 @@ impl Host {
             tokio::spawn(pump::run(self.clone(), process.clone(), partition, one));
         }
         tokio::spawn(functions::offer(self.clone(), process.clone()));
+        tokio::spawn(judge::run(self.clone(), process.clone()));
         self.lock().current = Some(process);
         self.0.changed.notify_waiters();
         Ok(())

@@ -15,6 +15,7 @@ pub mod clients;
 pub mod disk;
 pub mod functions;
 pub mod host;
+pub mod judge;
 pub mod link;
 pub mod outside;
 pub mod plan;

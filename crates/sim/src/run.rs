@@ -21,8 +21,8 @@ use crate::workers;
 /// Simulated time in which everything must have come to its end after the last fault. The longest chain of waits is a
 /// reply's delivery, tried again after 1, 5, 25 and then 60 seconds.
 const REST_MS_MAX: u64 = 400_000;
-/// Workers outside the process, for each tenant.
-const WORKERS: u64 = 2;
+/// Workers outside the process, for each tenant. The last is enrolled.
+pub(crate) const WORKERS: u64 = 3;
 
 /// What came of a seed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,12 +9,13 @@ use mainspring_core::Table;
 use mainspring_core::id::fingerprint;
 use mainspring_core::journal::Completion;
 use mainspring_core::row::{
-    self, EventRow, IdempotencyRow, JournalRow, MessageRow, MessageState, MetaRow, RunRow, TaskRow, TaskState, key,
+    self, EventRow, IdempotencyRow, JournalRow, MessageRow, MessageState, MetaRow, RateRow, RunRow, TaskRow, TaskState,
+    key,
 };
 use mainspring_core::write::{Op, ops};
 
 use crate::books::Books;
-use crate::books::facts::{Entry, Event, Fact, Message, Request, Run, Task};
+use crate::books::facts::{Entry, Event, Fact, Message, Rate, Request, Run, Task};
 use crate::tables::SimTables;
 
 /// What one partition's log holds, as far as anybody could have been told.
@@ -117,7 +118,7 @@ impl Witness {
                 self.rows.insert(place, body.to_vec());
             }
             None => {
-                if !matches!(op.table, Table::Inbox | Table::Idempotency) {
+                if !matches!(op.table, Table::Inbox | Table::Idempotency | Table::Worker) {
                     books.violated(format!("a row of {:?} was deleted", op.table));
                 }
                 self.rows.remove(&place);
@@ -147,6 +148,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
                 priority: run.priority,
                 created_at: run.created_at,
                 input: run.input.map(|payload| payload.id.0),
+                child_of: run.child_of.map(|of| (of.task.run.0, of.task.index, of.name)),
                 digest,
             })
         }
@@ -177,6 +179,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
                 until,
                 attempt: task.attempt,
                 invocation: task.invocation,
+                acknowledged: task.acknowledged,
                 entries: task.journal_len,
                 pending: task.pending.iter().map(|(position, pending)| (*position, pending.deadline)).collect(),
                 output: task.output.map(|payload| payload.id.0),
@@ -232,6 +235,11 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
                 data: event.data.to_vec(),
             })
         }
+        Table::Rate => {
+            let rate: RateRow = row::decode(body).ok()?;
+            let (tenant, name) = (key::tenant_of(op.key)?.0, key::rate_of(op.key)?.to_owned());
+            Fact::Rate(Rate { tenant, name, since: rate.since })
+        }
         Table::Idempotency => {
             let known: IdempotencyRow = row::decode(body).ok()?;
             Fact::Request(Request {
@@ -243,13 +251,8 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
         Table::Payload => {
             Fact::Payload { tenant: key::tenant_of(op.key)?.0, id: key::second(op.key)?, bytes: body.to_vec() }
         }
-        Table::Tenant
-        | Table::Workflow
-        | Table::Inbox
-        | Table::Token
-        | Table::Worker
-        | Table::Rate
-        | Table::Child
-        | Table::Log => Fact::Other,
+        Table::Tenant | Table::Workflow | Table::Inbox | Table::Token | Table::Worker | Table::Child | Table::Log => {
+            Fact::Other
+        }
     })
 }

@@ -1,4 +1,4 @@
-//! Workers outside the process, which carry out tasks and, by `scripts`, durable functions: quick and slow, dying with work in hand, reporting long after they were given up,
+//! Workers outside the process, of which one for each tenant is enrolled and keeps its id, which carry out tasks and, by `scripts`, durable functions: quick and slow, dying with work in hand, reporting long after they were given up,
 //! reporting under claims that are not theirs, losing their connection and coming back.
 
 use std::collections::BTreeMap;
@@ -9,17 +9,19 @@ use bytes::Bytes;
 use mainspring_client::{TaskId, TenantId, WorkerId};
 use mainspring_core::command::{Claim, Held};
 use mainspring_core::journal::Completion;
-use mainspring_core::place::SLOT;
-use mainspring_core::{Command, Dispatch, Effect, NewWorker, Refusal, Reply};
+use mainspring_core::place::{LabelValue, SLOT};
+use mainspring_core::row::ChildOf;
+use mainspring_core::{Command, Dispatch, Effect, NewWorker, Refusal, Reply, Start};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::books::marker;
 use crate::chance::Chance;
-use crate::clients::ACTIONS;
+use crate::clients::{ACTIONS, PLACED};
 use crate::host::Host;
 use crate::link::{Answered, call};
+use crate::run::WORKERS;
 use crate::scripts;
 
 /// A worker's process.
@@ -28,13 +30,16 @@ pub struct Worker {
     pub(crate) host: Host,
     pub(crate) tenant: TenantId,
     id: WorkerId,
-    slots: u32,
+    new: NewWorker,
     lease_ms: Option<u64>,
+    /// Whether it is enrolled: it connects under its id, and acknowledges what it gets.
+    enrolled: bool,
     /// What it works at, as it knows itself: the hand-over, and where completions of journal entries go.
     hands: Arc<Mutex<Hands>>,
 }
 
-type Hands = BTreeMap<TaskId, (u32, Option<Heard>)>;
+/// By task: the hand-over, where completions go, and the attempt.
+type Hands = BTreeMap<TaskId, (u32, Option<Heard>, u32)>;
 
 /// Where a function hears that one of its entries is complete: position, and what came of it.
 pub type Heard = mpsc::UnboundedSender<(u32, Completion)>;
@@ -43,16 +48,30 @@ pub type Heard = mpsc::UnboundedSender<(u32, Completion)>;
 pub async fn run(host: Host, tenant: TenantId, nth: u64) {
     let mut chance = host.sim().fork();
     let lease_ms = if nth == 0 { None } else { Some(chance.between(300, 1_500)) };
+    let enrolled = nth + 1 == WORKERS;
+    let mut new = NewWorker {
+        name: "outside".to_owned(),
+        actions: ACTIONS.map(str::to_owned).into(),
+        slots: [(SLOT.to_owned(), chance.between(1, 3) as u32)].into(),
+        ..NewWorker::default()
+    };
+    if enrolled {
+        // Some tasks find no other than this one.
+        new.actions.extend(PLACED.map(str::to_owned));
+        new.slots.insert("gpu".to_owned(), chance.between(2, 5) as u32);
+        new.labels.insert("zone".to_owned(), LabelValue::Text("eu".to_owned()));
+    }
     let worker = Worker {
         tenant,
         // The same ids for every tenant: an id alone must open no door.
         id: WorkerId(0xf00d + u128::from(nth)),
-        slots: chance.between(1, 3) as u32,
+        new,
+        enrolled,
         lease_ms,
         hands: Arc::default(),
         host,
     };
-    worker.host.sim().lock().books.tasks.announced(tenant.0, worker.id.0, worker.slots as usize);
+    worker.host.sim().lock().books.tasks.announced(tenant.0, worker.id.0, worker.new.slots.clone());
     loop {
         worker.connect(&mut chance).await;
         let plan = worker.host.sim().plan();
@@ -75,15 +94,10 @@ impl Worker {
             self.hands().clear();
         }
         let hands = self.hands().clone();
-        let holds = hands.iter().map(|(task, (invocation, _))| Held { task: *task, invocation: *invocation });
-        let announce = Command::RegisterWorker {
+        let holds = hands.iter().map(|(task, (invocation, ..))| Held { task: *task, invocation: *invocation });
+        let register = Command::RegisterWorker {
             worker: self.id,
-            new: NewWorker {
-                name: "outside".to_owned(),
-                actions: ACTIONS.map(str::to_owned).into(),
-                slots: [(SLOT.to_owned(), self.slots)].into(),
-                ..NewWorker::default()
-            },
+            new: self.new.clone(),
             local: false,
             lease_ms: self.lease_ms,
             holds: holds.collect(),
@@ -91,8 +105,29 @@ impl Worker {
         if !hands.is_empty() {
             sim.sometimes("a worker came back with work in hand");
         }
-        if process.engine.submit(self.tenant, announce).await.is_err() {
-            return;
+        let worker = self.id;
+        let announce = if self.enrolled {
+            let lease_ms = self.lease_ms.unwrap_or(1_000);
+            vec![Command::EnrolWorker { worker, new: self.new.clone(), lease_ms }, Command::ConnectWorker { worker }]
+        } else {
+            vec![register]
+        };
+        for command in announce {
+            if process.engine.submit(self.tenant, command).await.is_err() {
+                return;
+            }
+        }
+        if self.enrolled {
+            // It says what it has in hand, or is asked for it.
+            for (task, (invocation, _, attempt)) in hands {
+                if chance.permille(300) {
+                    continue;
+                }
+                sim.sometimes("an enrolled worker came back with work in hand");
+                let claim = Claim { worker: Some(worker), task, attempt, invocation: Some(invocation) };
+                let (worker, mut chance) = (self.clone(), chance.fork());
+                tokio::spawn(async move { worker.acknowledge(claim, &mut chance).await });
+            }
         }
         let every = Duration::from_millis(self.lease_ms.unwrap_or(2_000) / 3);
         let mut beat_at = Instant::now() + every;
@@ -129,6 +164,14 @@ impl Worker {
                     }
                     sim.trace(format_args!("worker {} of tenant {} is cut off", self.id, self.tenant));
                     process.engine.hub().disconnect_worker(self.tenant, self.id);
+                    if self.enrolled {
+                        if chance.permille(500) {
+                            let gone = Command::DisconnectWorker { worker: self.id, undelivered: Vec::new() };
+                            let _ = process.engine.submit(self.tenant, gone).await;
+                        }
+                        sim.pause(chance, 2_000).await;
+                        return;
+                    }
                     // Without a lease, its end is noticed with its connection.
                     if self.lease_ms.is_none() || chance.permille(500) {
                         let _ = process.engine.submit(self.tenant, Command::RemoveWorker { worker: self.id }).await;
@@ -158,20 +201,21 @@ impl Worker {
                 self.host.sim().trace(format_args!("worker {} gets {task} attempt {attempt}.{invocation}", self.id));
                 let durable = action == scripts::ACTION;
                 let (heard, hears) = mpsc::unbounded_channel();
-                let before = self.hands().insert(task, (invocation, durable.then_some(heard)));
-                if let Some((before, _)) = before
+                let before = self.hands().insert(task, (invocation, durable.then_some(heard), attempt));
+                if let Some((before, ..)) = before
                     && before >= invocation
                 {
                     self.host.sim().violated(format!("task {task} was given out as {invocation} after {before}"));
                 }
+                let parent = action == "parent";
                 if durable {
                     tokio::spawn(scripts::perform(self.clone(), claim, hears, chance.fork()));
                 } else {
-                    tokio::spawn(self.clone().carry_out(claim, chance.fork()));
+                    tokio::spawn(self.clone().carry_out(claim, parent, chance.fork()));
                 }
             }
             Effect::EntryDone { task, invocation, position, completion, .. } => {
-                if let Some((of, Some(heard))) = self.hands().get(&task)
+                if let Some((of, Some(heard), _)) = self.hands().get(&task)
                     && *of == invocation
                 {
                     let _ = heard.send((position, completion));
@@ -190,9 +234,15 @@ impl Worker {
         }
     }
 
-    async fn carry_out(self, claim: Claim, mut chance: Chance) {
+    async fn carry_out(self, claim: Claim, parent: bool, mut chance: Chance) {
         let sim = self.host.sim();
         let plan = sim.plan();
+        if self.enrolled && chance.permille(900) {
+            self.acknowledge(claim, &mut chance).await;
+        }
+        if parent {
+            self.ask_for_children(claim, &mut chance).await;
+        }
         let work = if chance.permille(200) { 600 } else { 40 };
         sim.pause(&mut chance, work).await;
         if chance.permille(plan.attempt_dies) {
@@ -207,6 +257,52 @@ impl Worker {
             self.report_failure(claim, &mut chance).await;
         } else {
             self.report_output(claim, &mut chance).await;
+        }
+    }
+
+    /// Says that it has a task in hand.
+    async fn acknowledge(&self, claim: Claim, chance: &mut Chance) {
+        if let Answered::Yes(_) = call(&self.host, chance, self.tenant, Command::Acknowledge { claim }).await {
+            let place = (claim.task.run.0, claim.task.index);
+            self.host.sim().lock().books.acknowledged(place, claim.invocation.unwrap_or(0));
+        }
+    }
+
+    /// Starts runs under the names it gives them, some of them again.
+    async fn ask_for_children(&self, claim: Claim, chance: &mut Chance) {
+        let sim = self.host.sim();
+        for name in ["one", "two", "one", "three", "two"] {
+            sim.pause(chance, 300).await;
+            let input = Bytes::from(json!({ "text": format!("{}child {name}.", marker(self.tenant.0)) }).to_string());
+            let start = Start {
+                workflow: if name == "two" { "heavy" } else { "limited" }.to_owned(),
+                input,
+                child_of: Some(ChildOf { task: claim.task, name: name.to_owned() }),
+                ..Start::default()
+            };
+            let one = chance.permille(500);
+            let command = if one {
+                Command::StartRun { start }
+            } else {
+                Command::StartRuns { starts: vec![start.clone(), start] }
+            };
+            let runs = match call(&self.host, chance, self.tenant, command).await {
+                Answered::Yes(Reply::Started { run, duplicate }) => {
+                    if duplicate {
+                        sim.sometimes("a child was found again");
+                    }
+                    vec![run]
+                }
+                Answered::Yes(Reply::StartedAll { runs }) => runs,
+                Answered::Yes(other) => return sim.violated(format!("a start was answered with {other:?}")),
+                // Its run was cancelled meanwhile.
+                Answered::No(Refusal::RunEnded { .. }) => return,
+                Answered::No(refusal) => return sim.violated(format!("a child was refused: {}", refusal.code())),
+                Answered::Unknown => continue,
+            };
+            for run in runs {
+                sim.lock().books.child_told((claim.task.run.0, claim.task.index), name, run.0);
+            }
         }
     }
 
@@ -258,7 +354,7 @@ impl Worker {
     /// It has nothing more to do with an attempt.
     pub(crate) fn let_go(&self, claim: Claim) {
         let mut hands = self.hands();
-        if hands.get(&claim.task).is_some_and(|(invocation, _)| Some(*invocation) == claim.invocation) {
+        if hands.get(&claim.task).is_some_and(|(invocation, ..)| Some(*invocation) == claim.invocation) {
             hands.remove(&claim.task);
         }
     }

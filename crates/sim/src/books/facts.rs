@@ -15,6 +15,8 @@ pub enum Fact {
     Message(Message),
     /// An event.
     Event(Event),
+    /// A rate limit as it stands.
+    Rate(Rate),
     /// What a keyed request led to.
     Request(Request),
     /// A payload.
@@ -51,6 +53,8 @@ pub struct Run {
     pub created_at: u64,
     /// The payload it was started with.
     pub input: Option<u128>,
+    /// The task that asked for it by name, and the name.
+    pub child_of: Option<(u128, u16, String)>,
     /// Of all of it.
     pub digest: u64,
 }
@@ -78,6 +82,8 @@ pub struct Task {
     pub attempt: u32,
     /// Which hand-over.
     pub invocation: u32,
+    /// Which hand-over its worker said it has.
+    pub acknowledged: u32,
     /// Journal entries.
     pub entries: u32,
     /// Entries that wait, with the time they wait for at most.
@@ -137,6 +143,17 @@ pub struct Event {
     pub name: String,
     /// What it says.
     pub data: Vec<u8>,
+}
+
+/// A rate limit.
+#[derive(Debug, Clone)]
+pub struct Rate {
+    /// Whose.
+    pub tenant: u128,
+    /// Its name.
+    pub name: String,
+    /// When its present window began.
+    pub since: u64,
 }
 
 /// A keyed request and what it led to.

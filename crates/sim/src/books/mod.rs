@@ -7,6 +7,7 @@ pub mod facts;
 mod keys;
 pub mod marks;
 mod messages;
+mod rates;
 mod requests;
 mod tasks;
 
@@ -24,6 +25,7 @@ pub struct Books {
     told: BTreeMap<(u128, u16, u32), u64>,
     keys: keys::Keys,
     messages: messages::Messages,
+    rates: rates::Rates,
     requests: requests::Requests,
     pub(crate) tasks: tasks::Tasks,
     /// Of each partition: the latest time decided with, and the last event's number.
@@ -80,7 +82,18 @@ impl Books {
                 self.keys.enter(&run);
                 self.tasks.enter_run(run, &mut self.violations, &mut self.marks);
             }
-            Fact::Task(task) => self.tasks.enter_task(task, &mut self.violations, &mut self.marks),
+            Fact::Task(task) => {
+                let before = self.tasks.task((task.run, task.index)).map_or(0, |before| before.invocation);
+                if task.state == "running" && task.invocation > before {
+                    self.rates.given_out((task.tenant, task.run, task.index));
+                }
+                self.tasks.enter_task(task, &mut self.violations, &mut self.marks);
+            }
+            Fact::Rate(rate) => {
+                // A window takes what the batch gave out before it only if that was given out in it.
+                self.rates.settle(&self.tasks, &mut self.violations);
+                self.rates.enter(rate, &mut self.violations, &mut self.marks);
+            }
             Fact::Entry(entry) => self.tasks.enter_entry(entry, &mut self.violations, &mut self.marks),
             Fact::Message(message) => {
                 let task = message.run.and_then(|run| self.tasks.task((run, 0)));
@@ -112,6 +125,7 @@ impl Books {
     pub fn batch_ends(&mut self) {
         self.keys.batch_ends(&mut self.violations, &mut self.marks);
         self.tasks.batch_ends(&mut self.violations);
+        self.rates.settle(&self.tasks, &mut self.violations);
     }
 
     /// Whether words of one tenant turned up with another.
@@ -145,6 +159,31 @@ impl Books {
         if let Err(wrong) = self.tasks.completion_taken(claim, said, &self.payloads) {
             self.violated(wrong);
         }
+    }
+
+    /// A worker was told that its acknowledgement is taken.
+    pub fn acknowledged(&mut self, task: (u128, u16), invocation: u32) {
+        let Some(row) = self.tasks.task(task) else { return };
+        if row.invocation == invocation && row.state == "running" && row.acknowledged != invocation {
+            self.violated(format!("hand-over {invocation} of {:x}.{} was acknowledged in vain", task.0, task.1));
+        }
+    }
+
+    /// A task was told which run is its child of that name.
+    pub fn child_told(&mut self, task: (u128, u16), name: &str, run: u128) {
+        if let Err(wrong) = self.tasks.child_told(task, name, run) {
+            self.violated(wrong);
+        }
+    }
+
+    /// Somebody is about to let a run run again.
+    pub fn replay_asked(&mut self, run: u128) {
+        self.tasks.replay_asked(run);
+    }
+
+    /// Somebody is about to give a verdict on a task: whether it runs.
+    pub fn verdict_given(&mut self, task: (u128, u16), runs: bool) {
+        self.tasks.verdict_given(task, runs);
     }
 
     /// A function was told what came of a journal entry.

@@ -19,14 +19,20 @@ pub(crate) struct Tasks {
     /// Runs somebody was told of, by what they were started with.
     accepted: BTreeMap<String, u128>,
     /// What each worker has at once at most.
-    slots: BTreeMap<(u128, u128), usize>,
+    slots: BTreeMap<(u128, u128), BTreeMap<String, u32>>,
+    /// Children asked for by name.
+    children: BTreeMap<(TaskId, String), u128>,
+    /// Runs that somebody let run again.
+    replays: BTreeSet<u128>,
+    /// Verdicts on tasks: whether they run.
+    verdicts: BTreeMap<TaskId, bool>,
     running: BTreeMap<(u128, u128), BTreeSet<TaskId>>,
     touched: BTreeSet<(u128, u128)>,
 }
 
 impl Tasks {
     /// A worker says how much it takes at once.
-    pub(crate) fn announced(&mut self, tenant: u128, worker: u128, slots: usize) {
+    pub(crate) fn announced(&mut self, tenant: u128, worker: u128, slots: BTreeMap<String, u32>) {
         self.slots.insert((tenant, worker), slots);
     }
 
@@ -62,7 +68,7 @@ impl Tasks {
             if before.tenant != run.tenant {
                 violations.push(format!("run {:x} is of tenant {} and of {}", run.id, before.tenant, run.tenant));
             }
-            if before.ended && before.digest != run.digest {
+            if before.ended && before.digest != run.digest && !self.replays.contains(&run.id) {
                 let (id, was, is) = (run.id, before.state, run.state);
                 violations.push(format!("run {id:x} ended {was} and changed to {is}"));
             }
@@ -70,14 +76,36 @@ impl Tasks {
                 violations.push(format!("run {:x} became another: {before:?}, {run:?}", run.id));
             }
         }
+        if let Some((parent, index, name)) = run.child_of.clone()
+            && let Err(wrong) = self.child_told((parent, index), &name, run.id)
+        {
+            violations.push(wrong);
+        }
         self.runs.insert(run.id, run);
+    }
+
+    /// One name of one task is one run.
+    pub(super) fn child_told(&mut self, task: TaskId, name: &str, run: u128) -> Result<(), String> {
+        let known = *self.children.entry((task, name.to_owned())).or_insert(run);
+        if known == run {
+            return Ok(());
+        }
+        Err(format!("child {name:?} of {:x}.{} is run {known:x} and run {run:x}", task.0, task.1))
+    }
+
+    pub(super) fn replay_asked(&mut self, run: u128) {
+        self.replays.insert(run);
+    }
+
+    pub(super) fn verdict_given(&mut self, task: TaskId, runs: bool) {
+        self.verdicts.insert(task, runs);
     }
 
     pub(super) fn enter_task(&mut self, task: Task, violations: &mut Vec<String>, marks: &mut BTreeSet<&'static str>) {
         let id = (task.run, task.index);
         let mut wrong = |what: &str| violations.push(format!("task {:x}.{} {what}", id.0, id.1));
         if let Some(before) = self.tasks.get(&id) {
-            if before.ended && before.digest != task.digest {
+            if before.ended && before.digest != task.digest && !self.replays.contains(&task.run) {
                 wrong(&format!("ended {} and changed to {}", before.state, task.state));
             }
             if task.attempt < before.attempt || task.invocation < before.invocation || task.entries < before.entries {
@@ -101,6 +129,17 @@ impl Tasks {
             }
             if before.state == "suspended" && task.state != "suspended" {
                 marks.insert("a suspended function was woken");
+            }
+        }
+        let verdict = self.verdicts.get(&id).copied();
+        if before_state(self.tasks.get(&id)) == Some("judged") {
+            match (task.state, verdict) {
+                ("queued" | "running", None | Some(false)) => wrong("goes on without a verdict that says so"),
+                ("skipped", Some(true)) if !self.replays.contains(&id.0) => wrong("is skipped against its verdict"),
+                ("skipped", _) => {
+                    marks.insert("a task was skipped");
+                }
+                _ => {}
             }
         }
         match task.state {
@@ -157,8 +196,19 @@ impl Tasks {
     pub(super) fn batch_ends(&mut self, violations: &mut Vec<String>) {
         for worker in std::mem::take(&mut self.touched) {
             let (Some(slots), Some(running)) = (self.slots.get(&worker), self.running.get(&worker)) else { continue };
-            if running.len() > *slots {
-                violations.push(format!("worker {:x} has {} tasks and {slots} slots", worker.1, running.len()));
+            let mut taken: BTreeMap<&str, u32> = BTreeMap::new();
+            for task in running {
+                let workflow = self.runs.get(&task.0).map_or("", |run| run.workflow.as_str());
+                *taken.entry("default").or_default() += 1;
+                if workflow == "heavy" {
+                    *taken.entry("gpu").or_default() += 2;
+                }
+            }
+            for (kind, taken) in taken {
+                let slots = slots.get(kind).copied().unwrap_or(0);
+                if taken > slots {
+                    violations.push(format!("worker {:x} has given {taken} slots {kind:?} of {slots}", worker.1));
+                }
             }
         }
     }
@@ -193,6 +243,10 @@ impl Tasks {
     ) -> Result<(), String> {
         let claim = format!("the completion of {run:x}.{index} under attempt {attempt}, hand-over {invocation}");
         let Some(task) = self.tasks.get(&(run, index)) else { return Err(format!("{claim} was taken of no task")) };
+        if self.replays.contains(&run) {
+            // It may run again already.
+            return Ok(());
+        }
         if (task.state, task.attempt, task.invocation) != ("completed", attempt, invocation) {
             return Err(format!("{claim} was taken, and what stands is {task:?}"));
         }
@@ -222,4 +276,8 @@ impl Tasks {
             }
         }
     }
+}
+
+fn before_state(before: Option<&Task>) -> Option<&'static str> {
+    before.map(|before| before.state)
 }
