@@ -126,6 +126,8 @@ struct Worker {
     /// When each task came: its input's number, and the time.
     came: mpsc::UnboundedReceiver<(u64, Instant)>,
     done: Arc<AtomicU64>,
+    /// Reports that were refused or got lost.
+    not_taken: Arc<AtomicU64>,
     room: Arc<Semaphore>,
 }
 
@@ -159,7 +161,8 @@ impl Worker {
         }
         let (come, came) = mpsc::unbounded_channel();
         let (done, room) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(args.window)));
-        let (counted, freed, begun) = (done.clone(), room.clone(), args.begun);
+        let not_taken = Arc::new(AtomicU64::new(0));
+        let (counted, refused, freed, begun) = (done.clone(), not_taken.clone(), room.clone(), args.begun);
         tokio::spawn(async move {
             let mut nth = 0;
             while let Ok(Some(action)) = stream.message().await {
@@ -172,21 +175,22 @@ impl Worker {
                 let _ = come.send((number.unwrap_or(0), Instant::now()));
                 nth += 1;
                 let (client, calls) = reporters[nth % reporters.len()].clone();
-                let (counted, freed, worker_id) = (counted.clone(), freed.clone(), worker_id.clone());
+                let (counted, refused) = (counted.clone(), refused.clone());
+                let (freed, worker_id) = (freed.clone(), worker_id.clone());
                 tokio::spawn(async move {
                     let _call = calls.acquire().await;
-                    report(client, &action, &worker_id, begun).await;
-                    counted.fetch_add(1, Ordering::Relaxed);
+                    let count = if report(client, &action, &worker_id, begun).await { &counted } else { &refused };
+                    count.fetch_add(1, Ordering::Relaxed);
                     freed.add_permits(1);
                 });
             }
         });
-        Ok(Worker { came, done, room })
+        Ok(Worker { came, done, not_taken, room })
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a report that is refused is a defect of this measurement")]
-async fn report(mut client: DispatcherClient<Wire>, action: &AssignedAction, worker_id: &str, begun: bool) {
+/// Answers whether the report was taken.
+async fn report(mut client: DispatcherClient<Wire>, action: &AssignedAction, worker_id: &str, begun: bool) -> bool {
     let event = |event_type: StepActionEventType, payload: &str| StepActionEvent {
         worker_id: worker_id.to_owned(),
         task_run_external_id: action.task_run_external_id.clone(),
@@ -196,14 +200,9 @@ async fn report(mut client: DispatcherClient<Wire>, action: &AssignedAction, wor
         retry_count: Some(action.retry_count),
         ..StepActionEvent::default()
     };
-    if begun && let Err(status) = client.send_step_action_event(event(StepActionEventType::StepEventTypeStarted, "")).await
-    {
-        eprintln!("started: {status}");
-    }
-    let completed = event(StepActionEventType::StepEventTypeCompleted, "{}");
-    if let Err(status) = client.send_step_action_event(completed).await {
-        eprintln!("completed: {status}");
-    }
+    let started = event(StepActionEventType::StepEventTypeStarted, "");
+    let heard = !begun || client.send_step_action_event(started).await.is_ok();
+    client.send_step_action_event(event(StepActionEventType::StepEventTypeCompleted, "{}")).await.is_ok() && heard
 }
 
 fn trigger(number: u64) -> TriggerWorkflowRequest {
@@ -220,7 +219,7 @@ async fn latency(args: &Args, wire: Wire, mut worker: Worker) -> anyhow::Result<
     let gap = Duration::from_secs(1) / args.rate;
     let count = (WARM_UP + Duration::from_secs(args.seconds)).as_nanos() / gap.as_nanos();
     let count = u64::try_from(count)?;
-    let due = |number: u64| begun + gap * u32::try_from(number).unwrap_or(u32::MAX);
+    let due = move |number: u64| begun + gap * u32::try_from(number).unwrap_or(u32::MAX);
     let client = WorkflowServiceClient::new(wire);
     let triggers = tokio::spawn(async move {
         for number in 0..count {
@@ -246,7 +245,7 @@ async fn latency(args: &Args, wire: Wire, mut worker: Worker) -> anyhow::Result<
 
 #[expect(clippy::print_stdout, reason = "the results are this program's output")]
 async fn throughput(args: &Args, wire: Wire, worker: Worker) -> anyhow::Result<()> {
-    let Worker { mut came, done, room } = worker;
+    let Worker { mut came, done, not_taken, room } = worker;
     tokio::spawn(async move { while came.recv().await.is_some() {} });
     let bulk = args.bulk;
     for _ in 0..2 {
@@ -274,6 +273,7 @@ async fn throughput(args: &Args, wire: Wire, worker: Worker) -> anyhow::Result<(
         println!("  {:.0} tasks/s", in_this as f64 / since.elapsed().as_secs_f64());
     }
     let completed = done.load(Ordering::Relaxed) - before;
-    println!("no-op tasks completed: {:.0}/s", completed as f64 / begun.elapsed().as_secs_f64());
+    let rate = completed as f64 / begun.elapsed().as_secs_f64();
+    println!("no-op tasks completed: {rate:.0}/s; reports not taken: {}", not_taken.load(Ordering::Relaxed));
     Ok(())
 }

@@ -108,11 +108,13 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
     let home = tenants[0].0;
     let server = ServerOptions { public_url: public_url.clone(), grpc_address: address.to_string(), home_tenant: home };
     let state = AppState::new(engine.clone(), agents, keys, server);
+    // Before anything is answered, so that whoever finds the server ready finds the token too.
+    let door = if setup.example.is_some() { Some(open_door(&setup, &state, home).await?) } else { None };
     let hatchet = Hatchet::start(engine.clone(), gate(&state));
     let routes = mainspring_server::router(state.clone()).merge(hatchet.routes());
     let serving = tokio::spawn(listen_on(listener, routes));
     local::write(&setup.dir, &format!("http://{address}"), home)?;
-    announce(&setup, &state, home, &public_url).await?;
+    announce(&setup, &public_url, door.as_deref())?;
 
     stop_signal().await?;
     tracing::info!("stopping: what was accepted is made durable first");
@@ -187,19 +189,24 @@ async fn listen_on(listener: TcpListener, routes: axum::Router) {
     tokio::time::sleep(DRAIN).await;
 }
 
-#[expect(clippy::print_stdout, reason = "what a person at a terminal reads first")]
-async fn announce(setup: &Setup, state: &AppState, tenant: TenantId, url: &str) -> anyhow::Result<()> {
-    let ready = format!("ready in {} ms", setup.began.elapsed().as_millis());
-    if setup.example.is_none() {
-        println!("{ready} on {url}, data in {}", setup.dir.display());
-        println!("a token: mainspring token create --dir {}", setup.dir.display());
-        return Ok(());
-    }
+/// Makes a code that stands for a token of `dev` in the address it prints.
+async fn open_door(setup: &Setup, state: &AppState, tenant: TenantId) -> anyhow::Result<String> {
     let token = dev_token(&setup.dir, state, tenant).await?;
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let code: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     state.open_door(code.clone(), token);
+    Ok(code)
+}
+
+#[expect(clippy::print_stdout, reason = "what a person at a terminal reads first")]
+fn announce(setup: &Setup, url: &str, door: Option<&str>) -> anyhow::Result<()> {
+    let ready = format!("ready in {} ms", setup.began.elapsed().as_millis());
+    let Some(code) = door else {
+        println!("{ready} on {url}, data in {}", setup.dir.display());
+        println!("a token: mainspring token create --dir {}", setup.dir.display());
+        return Ok(());
+    };
     // Pasted into a terminal that may be anywhere.
     let token_file = std::path::absolute(setup.dir.join("keys").join("dev.token"))?;
     println!("{ready}, data in {}\n", setup.dir.display());

@@ -292,8 +292,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Refused`] if there is no such run; [`EngineError::Unreadable`].
     pub async fn wait_run(&self, tenant: TenantId, run: RunId) -> Result<RunRow, EngineError> {
-        /// The notice is a hint; this is how long one that got lost delays the answer.
-        const LOOK_AGAIN: Duration = Duration::from_secs(5);
+        /// The notice is a hint; this is how long one that got lost delays the answer. None gets lost inside one process, and many may wait.
+        const LOOK_AGAIN: Duration = Duration::from_secs(60);
         let _waits = RunWait { hub: self.hub(), tenant, run };
         loop {
             let ended = self.hub().run_ended(tenant, run);
