@@ -6,8 +6,8 @@
 //! the server. They have tests of their own; docs/testing.md says which.
 //!
 //! Reading order: [`plan`] (what a seed is like), [`run`] (from seed to verdict), [`host`] and [`pump`] (a machine, its
-//! processes and the steps they take), then the actors: [`clients`], [`workers`], [`functions`], [`outside`], and
-//! [`books`], which is told of everything and trusts nobody.
+//! processes and the steps they take), then the actors: [`clients`], [`workers`], [`judge`], [`functions`],
+//! [`outside`], and [`books`], which is told of everything and trusts nobody.
 
 pub mod books;
 pub mod chance;
