@@ -23,7 +23,7 @@ struct Mutation {
 /// Seeds within which each must be found.
 const SEEDS_MAX: u64 = 2_000;
 
-const MUTATIONS: [Mutation; 20] = [
+const MUTATIONS: [Mutation; 24] = [
     Mutation {
         name: "acknowledge before durable",
         file: "crates/engine/src/commit.rs",
@@ -40,8 +40,10 @@ const MUTATIONS: [Mutation; 20] = [
     Mutation {
         name: "drop the attempt check",
         file: "crates/core/src/task.rs",
-        right: "if worker == claim.worker && task.attempt == claim.attempt && task.invocation == claim.invocation =>",
-        wrong: "if worker == claim.worker && (BUG || task.attempt == claim.attempt && task.invocation == claim.invocation) =>",
+        right: "                    && task.attempt == claim.attempt
+                    && claim.invocation.is_none_or(|invocation| invocation == task.invocation) =>",
+        wrong: "                    && (BUG || task.attempt == claim.attempt
+                    && claim.invocation.is_none_or(|invocation| invocation == task.invocation)) =>",
     },
     Mutation {
         name: "lose an inbox message at the end of a run",
@@ -64,8 +66,35 @@ const MUTATIONS: [Mutation; 20] = [
     Mutation {
         name: "leak a slot",
         file: "crates/core/src/worker.rs",
-        right: "        worker.running.remove(&task);\n",
-        wrong: "        if !BUG {\n            worker.running.remove(&task);\n        }\n",
+        right: "            worker.give_back(&slots);\n",
+        wrong: "            if !BUG {\n                worker.give_back(&slots);\n            }\n",
+    },
+    Mutation {
+        name: "give a slot back twice",
+        file: "crates/core/src/worker.rs",
+        right: "taken.saturating_sub(*units);",
+        wrong: "taken.saturating_sub(*units * if BUG { 2 } else { 1 });",
+    },
+    Mutation {
+        name: "ignore an acknowledgement",
+        file: "crates/core/src/worker.rs",
+        right: "            task.acknowledged = task.invocation;\n",
+        wrong: "            if !BUG {\n                task.acknowledged = task.invocation;\n            }\n",
+    },
+    Mutation {
+        name: "do not record what is taken from a rate limit",
+        file: "crates/core/src/rate.rs",
+        right: "            rate.row.left = rate.row.left.saturating_sub(units);\n            self.record_rate(name);\n",
+        wrong: "            rate.row.left = rate.row.left.saturating_sub(units);
+            if !BUG {
+                self.record_rate(name);
+            }\n",
+    },
+    Mutation {
+        name: "forget children's names in a restart",
+        file: "crates/core/src/recover.rs",
+        right: "        run.named.insert((task.index, row.name), row.run);\n",
+        wrong: "        if !BUG {\n            run.named.insert((task.index, row.name), row.run);\n        }\n",
     },
     Mutation {
         name: "apply a batch of the tables again, as if it were new",
@@ -97,8 +126,8 @@ const MUTATIONS: [Mutation; 20] = [
     Mutation {
         name: "cross a tenant",
         file: "crates/engine/src/hub.rs",
-        right: "state.workers.get(&(tenant, worker))",
-        wrong: "state.workers.iter().find(|((of, id), _)| *id == worker && (BUG || *of == tenant)).map(|(_, to)| to)",
+        right: "state.workers.get(&(dispatch.tenant, dispatch.worker))",
+        wrong: "state.workers.iter().find(|((of, id), _)| *id == dispatch.worker && (BUG || *of == dispatch.tenant)).map(|(_, to)| to)",
     },
     Mutation {
         name: "forget idempotency keys in a restart",
