@@ -216,6 +216,8 @@ pub struct ChildOf {
     pub task: TaskId,
     /// The name, unique among the children of that task.
     pub name: String,
+    /// Its place among them, if the asking task counts. Not what tells it from others.
+    pub nth: Option<i32>,
 }
 
 /// The event that started a run.

@@ -225,7 +225,7 @@ impl Step<'_> {
     }
 
     fn remember_child(&mut self, child_of: Option<&ChildOf>, id: RunId) {
-        let Some(ChildOf { task, name }) = child_of else { return };
+        let Some(ChildOf { task, name, .. }) = child_of else { return };
         let Some(run) = self.t.runs.get_mut(&task.run) else { return };
         run.named.insert((task.index, name.clone()), id);
         let row = ChildRow { run: id, name: name.clone() };

@@ -106,15 +106,14 @@ pub(crate) fn child_of(parent: Named, key: Option<&str>, index: Option<i32>) -> 
         Some(key) => format!("{of}{BY_KEY}{key}"),
         None => format!("{of}{BY_INDEX}{}", index.unwrap_or(0)),
     };
-    ChildOf { task: parent.task(), name }
+    ChildOf { task: parent.task(), name, nth: index }
 }
 
-/// What a child's parent is called, and the key or index the child has there.
+/// What a child's parent is called, and the key and index the child has there.
 pub(crate) fn parent_of(child: &ChildOf) -> (String, Option<String>, Option<i32>) {
     let (tasks, name) = child.name.strip_prefix(OF_TASK).map_or((1, child.name.as_str()), |name| (2, name));
     let key = name.strip_prefix(BY_KEY).map(str::to_owned);
-    let index = name.strip_prefix(BY_INDEX).and_then(|index| index.parse().ok());
-    (task_id(child.task, tasks), key, index)
+    (task_id(child.task, tasks), key, child.nth)
 }
 
 #[cfg(test)]
@@ -134,7 +133,7 @@ mod tests {
         assert_eq!(event_seq(&run.to_string()), None);
         assert_ne!(workflow_id(TenantId(1), "a"), workflow_id(TenantId(2), "a"));
         let child = child_of(Named::Task(second), Some("k"), Some(3));
-        assert_eq!(parent_of(&child), (task_id(second, 2), Some("k".to_owned()), None));
+        assert_eq!(parent_of(&child), (task_id(second, 2), Some("k".to_owned()), Some(3)));
         let child = child_of(Named::Run(run), None, Some(3));
         assert_eq!(parent_of(&child), (run.to_string(), None, Some(3)));
     }

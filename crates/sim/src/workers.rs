@@ -277,7 +277,7 @@ impl Worker {
             let start = Start {
                 workflow: if name == "two" { "heavy" } else { "limited" }.to_owned(),
                 input,
-                child_of: Some(ChildOf { task: claim.task, name: name.to_owned() }),
+                child_of: Some(ChildOf { task: claim.task, name: name.to_owned(), nth: None }),
                 ..Start::default()
             };
             let one = chance.permille(500);

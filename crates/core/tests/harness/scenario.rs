@@ -248,7 +248,7 @@ impl Scenario {
     /// `child=r1.0:NAME`.
     fn child_of(&mut self, text: &str) -> ChildOf {
         let (task, name) = text.split_once(':').expect("child is TASK:NAME");
-        ChildOf { task: self.task(task), name: name.to_owned() }
+        ChildOf { task: self.task(task), name: name.to_owned(), nth: None }
     }
 
     /// `bulk WORKFLOW/INPUT[/BODY] ... [child=TASK] [id=PREFIX]`: children are named, and keys made, like inputs.

@@ -2,8 +2,10 @@
 
 import json
 
+import grpc
 from hatchet_sdk import BulkPushEventWithMetadata
 
+from checks.refusals import refusal
 from evidence import notes, open_gate
 from workflows import Marked, hatchet, pushes
 
@@ -71,15 +73,12 @@ async def check_an_event_that_nobody_waits_for_is_kept(world):
         assert [row.metadata.id for row in listed] == [event.event_id]
 
 
-async def check_a_filter_decides_by_scope_and_content(world):
-    async with world.meanwhile():
-        # In this order, so that the last one, which does start a run, tells when the others have been decided.
-        await hatchet.event.aio_push("sale:made", {"mark": world.mark, "amount": 500}, scope="elsewhere")
-        await hatchet.event.aio_push("sale:made", {"mark": world.mark, "amount": 50}, scope="shop")
-        await hatchet.event.aio_push("sale:made", {"mark": world.mark, "amount": 200}, scope="shop")
-        await world.noted("large sale")
-        found = [(note["amount"], note["filter"]) for note in notes(world.mark, "large sale")]
-        assert found == [(200, {"tier": "gold"})], found
+async def check_what_is_not_executed_yet_is_refused_in_words_when_it_is_used(world):
+    await world.middle()
+    push = hatchet.event.aio_push("sale:made", {"mark": world.mark, "amount": 200}, scope="shop")
+    error = await refusal(push)
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED, error
+    assert "filters on events" in (error.details() or "") and "not executed yet" in (error.details() or ""), error
 
 
 async def check_an_event_from_a_task_names_its_source(world):
