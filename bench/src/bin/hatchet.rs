@@ -141,8 +141,7 @@ impl Worker {
             ..WorkerRegisterRequest::default()
         };
         let worker_id = dispatcher.register(request).await?.into_inner().worker_id;
-        let mut stream =
-            dispatcher.listen_v2(WorkerListenRequest { worker_id: worker_id.clone() }).await?.into_inner();
+        let mut stream = dispatcher.listen_v2(WorkerListenRequest { worker_id: worker_id.clone() }).await?.into_inner();
         let mut beating = dispatcher.clone();
         let beating_id = worker_id.clone();
         tokio::spawn(async move {
@@ -237,7 +236,8 @@ async fn latency(args: &Args, wire: Wire, mut worker: Worker) -> anyhow::Result<
         }
     }
     triggers.await?;
-    let (p50, p99, max) = (latencies.percentile_ms(50.0), latencies.percentile_ms(99.0), latencies.percentile_ms(100.0));
+    let (p50, p99, max) =
+        (latencies.percentile_ms(50.0), latencies.percentile_ms(99.0), latencies.percentile_ms(100.0));
     println!("trigger to task on the worker's stream at {}/s, {} of them:", args.rate, latencies.count());
     println!("  p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms");
     Ok(())
