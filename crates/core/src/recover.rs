@@ -171,6 +171,7 @@ impl Core {
                     lost.extend(core::mem::take(&mut known.running));
                     step.t.workers.remove(&worker);
                 } else {
+                    known.away_since = Some(step.now);
                     // An enrolled worker with nothing in hand is only remembered.
                     let idle = known.running.is_empty() && known.row.is_some();
                     let lease = if idle { step.limits.worker_forget_ms } else { known.lease_ms.unwrap_or(0) };

@@ -228,6 +228,13 @@ impl Step<'_> {
         let Some(ChildOf { task, name, .. }) = child_of else { return };
         let Some(run) = self.t.runs.get_mut(&task.run) else { return };
         run.named.insert((task.index, name.clone()), id);
+        // Whoever asks for a child has its own task in hand.
+        if let Some(asking) = run.tasks.get_mut(usize::from(task.index))
+            && asking.acknowledged != asking.invocation
+        {
+            asking.acknowledged = asking.invocation;
+            self.dirty_tasks.insert(*task);
+        }
         let row = ChildRow { run: id, name: name.clone() };
         self.out.put(Table::Child, &row::key::child(self.tenant, *task, name), &row);
     }

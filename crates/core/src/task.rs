@@ -475,6 +475,8 @@ impl Step<'_> {
         let TaskState::Running { deadline: Some(deadline), .. } = &mut task.state else {
             return Err(Refusal::NotRunning { task: id });
         };
+        // Whoever asks for time has it in hand.
+        task.acknowledged = task.invocation;
         let before = *deadline;
         *deadline = before.saturating_add(by_ms);
         let until = *deadline;

@@ -31,6 +31,8 @@ pub(crate) struct Worker {
     /// False for a worker that is only known from the tasks it had before a restart, or whose stream is gone.
     pub(crate) connected: bool,
     pub(crate) paused: bool,
+    /// Since when nothing connects it.
+    pub(crate) away_since: Option<Ms>,
     /// The row of an enrolled worker.
     pub(crate) row: Option<WorkerRow>,
     pub(crate) lease_ms: Option<u64>,
@@ -196,6 +198,7 @@ impl Step<'_> {
         let acknowledge_until = self.now.saturating_add(self.limits.acknowledge_ms);
         let worker = self.t.workers.get_mut(&id).filter(|worker| worker.row.is_some()).ok_or(Refusal::NoWorker)?;
         worker.connected = true;
+        worker.away_since = None;
         let (lease, running) = (worker.lease_ms.unwrap_or(0), worker.running.clone());
         for task in running {
             let Some(row) = self.t.task(task) else { continue };
@@ -214,6 +217,7 @@ impl Step<'_> {
     pub(crate) fn disconnect_worker(&mut self, id: WorkerId, undelivered: &[Held]) -> Result<Reply, Refusal> {
         let worker = self.t.workers.get_mut(&id).filter(|worker| worker.row.is_some()).ok_or(Refusal::NoWorker)?;
         worker.connected = false;
+        worker.away_since = Some(self.now);
         for held in undelivered {
             let mine = self.t.workers.get(&id).is_some_and(|worker| worker.running.contains(&held.task));
             if mine && self.t.task(held.task).is_some_and(|row| row.invocation == held.invocation) {
@@ -294,6 +298,7 @@ impl Step<'_> {
         }
         // It may still come back under its id, with nothing in hand.
         worker.connected = false;
+        worker.away_since = Some(self.now);
         let lost = core::mem::take(&mut worker.running);
         worker.taken.clear();
         worker.lease_until = None;
@@ -355,7 +360,8 @@ impl Step<'_> {
     pub(crate) fn slots_of(&self, id: TaskId) -> Option<BTreeMap<String, u32>> {
         let run = self.t.runs.get(&id.run)?;
         let index = usize::from(id.index);
-        (!run.tasks[index].slots_released).then(|| run.def.tasks[index].slots.clone())
+        let task = run.tasks.get(index)?;
+        (!task.slots_released).then(|| run.def.tasks[index].slots.clone())
     }
 
     /// Takes a task out of a worker's hands and offers what that frees to whatever waits.
@@ -376,6 +382,8 @@ impl Step<'_> {
         let task = self.t.task_mut(id).ok_or(Refusal::NoTask { task: id })?;
         let TaskState::Running { worker, .. } = task.state else { return Err(Refusal::NotRunning { task: id }) };
         task.slots_released = true;
+        // Whoever asks for this has it in hand.
+        task.acknowledged = task.invocation;
         if let (Some(slots), Some(holder)) = (slots, self.t.workers.get_mut(&worker)) {
             holder.give_back(&slots);
             self.dirty_task(id);
@@ -389,6 +397,7 @@ impl Step<'_> {
         let view = |(id, worker): (&WorkerId, &Worker)| WorkerView {
             worker: *id,
             connected: worker.connected,
+            away_since: worker.away_since,
             heard_at: match (worker.lease_until, worker.lease_ms) {
                 (Some(until), Some(lease)) if worker.connected => Some(until.saturating_sub(lease)),
                 _ => None,

@@ -17,6 +17,9 @@ pub type WorkerInbox = mpsc::UnboundedReceiver<Dispatched>;
 
 /// Notices a slow listener may fall behind before it has to read the tables instead.
 const NOTICES_KEPT: usize = 1_024;
+/// Words to workers that are not connected, kept until they are. Beyond that the oldest are forgotten: a worker that is
+/// not told to stop works for nothing, no more.
+const UNHEARD_KEPT: usize = 10_000;
 /// Bytes of recent payloads kept, so that a dispatch rarely has to read its input back.
 const PAYLOAD_BYTES_KEPT: usize = 8 * 1024 * 1024;
 
@@ -63,10 +66,28 @@ struct State {
     /// Channels, each with the number of its session: the newest wins.
     workers: BTreeMap<(TenantId, WorkerId), (u64, mpsc::UnboundedSender<Dispatched>)>,
     sessions: u64,
+    /// Words to workers that were not connected, the oldest first.
+    unheard: VecDeque<((TenantId, WorkerId), Dispatched)>,
     watches: BTreeMap<RunKey, broadcast::Sender<RunNotice>>,
     listeners: BTreeMap<Scope, broadcast::Sender<EventNotice>>,
     run_waits: BTreeMap<RunKey, Vec<oneshot::Sender<()>>>,
     revoked: HashSet<TokenId>,
+}
+
+impl State {
+    fn tell_to_stop(&mut self, effect: Effect) {
+        let Effect::CancelAttempt { tenant, worker, .. } = effect else { return };
+        let unheard = match self.workers.get(&(tenant, worker)) {
+            Some((_, sender)) => sender.send(effect).err().map(|unheard| unheard.0),
+            None => Some(effect),
+        };
+        if let Some(effect) = unheard {
+            if self.unheard.len() >= UNHEARD_KEPT {
+                self.unheard.pop_front();
+            }
+            self.unheard.push_back(((tenant, worker), effect));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -119,6 +140,13 @@ impl Hub {
         let mut state = self.lock();
         state.sessions += 1;
         let session = state.sessions;
+        let (theirs, others) =
+            std::mem::take(&mut state.unheard).into_iter().partition(|(to, _)| *to == (tenant, worker));
+        state.unheard = others;
+        let theirs: VecDeque<_> = theirs;
+        for (_, effect) in theirs {
+            let _ = sender.send(effect);
+        }
         state.workers.insert((tenant, worker), (session, sender));
         (session, inbox)
     }
@@ -126,6 +154,11 @@ impl Hub {
     /// Closes a worker's channel.
     pub fn disconnect_worker(&self, tenant: TenantId, worker: WorkerId) {
         self.lock().workers.remove(&(tenant, worker));
+    }
+
+    /// Tells a worker to stop an attempt: now, or when it is connected.
+    pub fn tell_to_stop(&self, effect: Effect) {
+        self.lock().tell_to_stop(effect);
     }
 
     /// Whether a worker's channel is open.
@@ -261,9 +294,8 @@ impl Hub {
                         let _ = watch.send(RunNotice::Task { task, attempt, change });
                     }
                 }
-                Effect::CancelAttempt { tenant, worker, .. }
-                | Effect::EntryDone { tenant, worker, .. }
-                | Effect::MessageWaits { tenant, worker, .. } => {
+                Effect::CancelAttempt { .. } => state.tell_to_stop(effect),
+                Effect::EntryDone { tenant, worker, .. } | Effect::MessageWaits { tenant, worker, .. } => {
                     // A worker that is gone is given up by the core when its adapter says so.
                     if let Some((_, sender)) = state.workers.get(&(tenant, worker)) {
                         let _ = sender.send(effect);
@@ -298,5 +330,46 @@ fn tell(state: &State, tenant: TenantId, notice: EventNotice) {
     }
     if let Some(listeners) = state.listeners.get(&(tenant, None)) {
         let _ = listeners.send(notice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainspring_core::{Effect, RunId, TaskId, TenantId, WorkerId};
+
+    use super::*;
+
+    const TENANT: TenantId = TenantId(1);
+    const WORKER: WorkerId = WorkerId(2);
+
+    fn stop(attempt: u32) -> Effect {
+        let task = TaskId { run: RunId(3), index: 0 };
+        Effect::CancelAttempt { tenant: TENANT, worker: WORKER, task, attempt }
+    }
+
+    #[test]
+    fn a_worker_that_was_away_is_told_to_stop_when_it_is_back() {
+        let hub = Hub::default();
+        hub.release(vec![stop(1)]);
+        assert!(hub.connect_session(TenantId(9), WORKER).1.try_recv().is_err(), "another tenant's worker");
+        let (first, mut inbox) = hub.connect_session(TENANT, WORKER);
+        assert_eq!(inbox.try_recv(), Ok(stop(1)));
+        // Its channel is gone, and nobody has said so yet.
+        drop(inbox);
+        hub.release(vec![stop(2)]);
+        let (second, mut inbox) = hub.connect_session(TENANT, WORKER);
+        assert_eq!((inbox.try_recv(), inbox.try_recv().is_err()), (Ok(stop(2)), true));
+        assert!(!hub.disconnect_session(TENANT, WORKER, first), "the newer session stays");
+        assert!(hub.has_worker(TENANT, WORKER) && hub.disconnect_session(TENANT, WORKER, second));
+    }
+
+    #[test]
+    fn what_waits_for_workers_that_never_come_is_bounded() {
+        let hub = Hub::default();
+        hub.release((0..UNHEARD_KEPT as u32 + 5).map(stop).collect());
+        let mut inbox = hub.connect_session(TENANT, WORKER).1;
+        assert_eq!(inbox.try_recv(), Ok(stop(5)), "the oldest are forgotten");
+        let kept = 1 + std::iter::from_fn(|| inbox.try_recv().ok()).count();
+        assert_eq!(kept, UNHEARD_KEPT);
     }
 }

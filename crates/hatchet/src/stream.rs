@@ -56,6 +56,8 @@ struct Stream {
 impl Stream {
     async fn run(self, mut inbox: WorkerInbox, out: mpsc::Sender<Result<AssignedAction, Status>>) {
         let mut undelivered: Vec<Held> = Vec::new();
+        // Words to stop that did not get through; the next stream begins with them.
+        let mut unheard: Vec<Effect> = Vec::new();
         loop {
             let effect = tokio::select! {
                 effect = inbox.recv() => effect,
@@ -63,6 +65,7 @@ impl Stream {
             };
             let Some(effect) = effect else { break };
             let held = held_of(&effect);
+            let stop = matches!(effect, Effect::CancelAttempt { .. }).then(|| effect.clone());
             let action = match self.action(effect).await {
                 Ok(Some(action)) => action,
                 Ok(None) => continue,
@@ -70,6 +73,7 @@ impl Stream {
                     // It stays in the worker's hands in the core's books, so it has to be given back.
                     tracing::warn!(worker = %self.worker, %error, "a task's payload could not be read");
                     undelivered.extend(held);
+                    unheard.extend(stop);
                     break;
                 }
             };
@@ -77,20 +81,27 @@ impl Stream {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => {
                     undelivered.extend(held);
+                    unheard.extend(stop);
                     break;
                 }
                 Err(_) => {
                     tracing::warn!(worker = %self.worker, "the worker does not read its stream; it is closed");
                     undelivered.extend(held);
+                    unheard.extend(stop);
                     break;
                 }
             }
         }
         // A newer stream has taken over, or this one was the last: then the core has to know.
-        if self.hatchet.engine().hub().disconnect_session(self.tenant, self.worker, self.session) {
-            while let Ok(effect) = inbox.try_recv() {
-                undelivered.extend(held_of(&effect));
-            }
+        let last = self.hatchet.engine().hub().disconnect_session(self.tenant, self.worker, self.session);
+        while let Ok(effect) = inbox.try_recv() {
+            undelivered.extend(held_of(&effect));
+            unheard.extend(matches!(effect, Effect::CancelAttempt { .. }).then_some(effect));
+        }
+        for stop in unheard {
+            self.hatchet.engine().hub().tell_to_stop(stop);
+        }
+        if last {
             let command = Command::DisconnectWorker { worker: self.worker, undelivered };
             if let Err(error) = self.hatchet.engine().submit(self.tenant, command).await {
                 tracing::debug!(worker = %self.worker, %error, "the end of a stream was not taken");

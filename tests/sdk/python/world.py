@@ -49,11 +49,6 @@ class WorkerProcess:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    @property
-    def returns(self) -> int:
-        """How often it has found the server again: it says so after the first heartbeat that succeeds."""
-        return self._log.read_text(errors="replace").count("action listener established")
-
     def drain(self) -> None:
         """SIGTERM: it finishes what it has begun."""
         self._process.send_signal(signal.SIGTERM)
@@ -115,14 +110,12 @@ class World:
         if not self.crash:
             return
         workers = [worker for worker in self._staff + self._hired if not worker.has_ended]
-        returns = [worker.returns for worker in workers]
         await asyncio.to_thread(self.server.kill)
         await asyncio.to_thread(self.server.start)
         if all_back:
-            await self.until(
-                "the workers to find back",
-                lambda: all(worker.returns > before for worker, before in zip(workers, returns, strict=True)),
-            )
+            # A server that has just started knows none of them as active before they have opened their streams again.
+            for worker in workers:
+                await self._ready(worker)
 
     @contextlib.asynccontextmanager
     async def meanwhile(self) -> AsyncIterator[None]:

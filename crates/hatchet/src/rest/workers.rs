@@ -18,6 +18,8 @@ use crate::wire::root::Sdks;
 
 /// Everything that says how workers stand.
 struct Known {
+    /// Milliseconds since the Unix epoch.
+    now: u64,
     rows: Vec<(u128, WorkerRow)>,
     live: BTreeMap<WorkerId, WorkerView>,
     /// Workflows in use, with the actions of their tasks.
@@ -83,8 +85,9 @@ async fn known(call: &Call) -> Result<Known, Problem> {
         let actions = row.def.tasks.into_iter().map(|task| task.action).collect();
         (NamedId { id, name: row.def.name }, actions)
     });
+    let now = engine.world().now_ms();
     let live = live.into_iter().map(|view| (view.worker, view)).collect();
-    Ok(Known { rows, live, workflows: workflows.collect() })
+    Ok(Known { now, rows, live, workflows: workflows.collect() })
 }
 
 impl Known {
@@ -92,6 +95,7 @@ impl Known {
         let view = self.live.get(&id);
         let heard_at = view.and_then(|view| view.heard_at);
         let connected = view.is_some_and(|view| view.connected);
+        let away_ms = view.and_then(|view| view.away_since).map(|since| self.now.saturating_sub(since));
         let created_at = Time(row.registered_at);
         let slots = row.slots.iter().map(|(kind, limit)| {
             let taken = view.and_then(|view| view.taken.get(kind)).copied().unwrap_or(0);
@@ -111,9 +115,11 @@ impl Known {
             name: row.name.clone(),
             kind: "SELFHOSTED",
             status: match (connected, row.paused) {
-                (false, _) => "INACTIVE",
-                (true, true) => "PAUSED",
                 (true, false) => "ACTIVE",
+                (true, true) => "PAUSED",
+                // It may well be on its way back, and is paused then.
+                (false, true) if away_ms.is_some_and(|ms| ms < row.lease_ms) => "PAUSED",
+                (false, _) => "INACTIVE",
             },
             last_heartbeat_at: heard_at.map(Time),
             actions: row.actions.iter().cloned().collect(),
