@@ -180,8 +180,12 @@ fn gate(state: &AppState) -> Gate {
 
 async fn listen_on(listener: TcpListener, routes: axum::Router) {
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-        // Small answers must not wait for more to send.
+        // Small answers must not wait for more to send. A peer that vanished without a word is noticed after a minute.
         let _ = stream.set_nodelay(true);
+        let _ = rustix::net::sockopt::set_socket_keepalive(&*stream, true);
+        let _ = rustix::net::sockopt::set_tcp_keepidle(&*stream, Duration::from_secs(30));
+        let _ = rustix::net::sockopt::set_tcp_keepintvl(&*stream, Duration::from_secs(10));
+        let _ = rustix::net::sockopt::set_tcp_keepcnt(&*stream, 3);
     });
     if let Err(error) = axum::serve(listener, routes).await {
         tracing::error!(%error, "the listener ended");

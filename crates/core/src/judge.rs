@@ -62,10 +62,11 @@ impl Step<'_> {
         }
         match verdict {
             Verdict::Run { rates, grounds } => {
-                if let Some(grounds) = &grounds {
-                    self.check_payload("the grounds of a verdict", grounds)?;
-                }
-                if let Err(refusal) = self.admit_rates(&rates) {
+                // Whatever can't be kept fails the task: refused, it would wait for a verdict for ever.
+                let kept = grounds.as_ref().map_or(Ok(()), |found| {
+                    self.check_payload("what met the conditions of the task, its parents' outputs together,", found)
+                });
+                if let Err(refusal) = kept.and_then(|()| self.admit_rates(&rates)) {
                     self.end_task(id, TaskState::Failed, None, Some(alloc::format!("{refusal}")));
                     self.task_ended(id);
                     return Ok(Reply::Done);

@@ -53,7 +53,8 @@ pub struct Limits {
     /// Milliseconds after its end for which a run may be replayed. Well below the time it is kept for, so that nothing of
     /// it is being removed meanwhile.
     pub replay_ms: u64,
-    /// Milliseconds a worker that came back has to say what it has in hand, before that is given up.
+    /// Milliseconds a worker that came back has to say what it has in hand, before that is given up. Hatchet's SDKs try
+    /// again to say it at least every ten seconds.
     pub acknowledge_ms: u64,
     /// Milliseconds a worker reached over a wire is remembered while nothing connects it.
     pub worker_forget_ms: u64,
@@ -98,9 +99,9 @@ impl Default for Limits {
             starts_max: 1_000,
             children_max: 100_000,
             metadata_bytes_max: 64 * 1024,
-            log_bytes_max: 64 * 1024,
+            log_bytes_max: 16 * 1024,
             replay_ms: 15 * 24 * 60 * 60 * 1_000,
-            acknowledge_ms: 5_000,
+            acknowledge_ms: 12_000,
             worker_forget_ms: 24 * 60 * 60 * 1_000,
             losses_max: 60,
             worker_grace_ms: 10_000,

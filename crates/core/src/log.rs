@@ -8,7 +8,7 @@ use crate::row::{self, LogRow};
 use crate::write::Table;
 
 /// Lines a live run may write down: a loop that logs must not fill the store.
-const LINES_MAX: u32 = 100_000;
+const LINES_MAX: u32 = 10_000;
 
 impl Step<'_> {
     pub(crate) fn put_log(&mut self, id: TaskId, line: LogRow, facts: &Facts) -> Result<Reply, Refusal> {

@@ -98,7 +98,7 @@ pub struct WorkerView {
     pub worker: WorkerId,
     /// Whether it can be given something.
     pub connected: bool,
-    /// Since when nothing connects it. `None` for one that is connected, or never was.
+    /// Since when nothing connects it. `None` for one that is connected.
     pub away_since: Option<Ms>,
     /// When it was last heard of. `None` for one that is not connected, or whose silence is not measured.
     pub heard_at: Option<Ms>,

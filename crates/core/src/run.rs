@@ -15,6 +15,7 @@ use crate::effect::Effect;
 use crate::id::{Ms, RunId, TaskId, VersionId};
 use crate::journal::{ChildEnd, Completion, Pending, PendingKind};
 use crate::machine::{Consequence, End, Step};
+use crate::place::{LabelValue, LabelWish};
 use crate::place::{SLOT, Wants};
 use crate::reply::{Refusal, Reply};
 use crate::row::{
@@ -175,7 +176,12 @@ impl Step<'_> {
         self.check_payload("the input", &start.input)?;
         self.check_metadata(start.metadata.as_ref())?;
         if let Some(wishes) = &start.wishes {
-            self.check_bulk("the labels wished for", wishes.labels.keys().map(|name| name.len() + 64).sum())?;
+            let bytes = |wish: &LabelWish| match &wish.value {
+                LabelValue::Text(text) => text.len(),
+                LabelValue::Number(_) => 8,
+            };
+            let wished = wishes.labels.iter().map(|(name, wish)| name.len() + bytes(wish) + 64).sum();
+            self.check_bulk("the labels wished for", wished)?;
         }
         if let Some(child_of) = &start.child_of {
             self.check_key("the child's name", &child_of.name)?;

@@ -155,6 +155,10 @@ impl Step<'_> {
         let mut heads: BTreeSet<Head> = BTreeSet::new();
         for action in actions {
             let Some(lines) = self.t.queues.get(&action) else { continue };
+            // Without anybody who could take anything, many lines need not be looked at one by one.
+            if !self.t.workers.values().any(|worker| worker.offers(&action) && worker.has_any_room()) {
+                continue;
+            }
             heads
                 .extend(lines.iter().filter_map(|(wants, line)| Some((*line.first()?, action.clone(), wants.clone()))));
         }

@@ -67,6 +67,10 @@ impl Worker {
         self.slots.get(kind).copied().unwrap_or(0).saturating_sub(taken)
     }
 
+    pub(crate) fn has_any_room(&self) -> bool {
+        self.connected && !self.paused && self.slots.keys().any(|kind| self.free(kind) > 0)
+    }
+
     fn has_room_for(&self, slots: &BTreeMap<String, u32>) -> bool {
         self.connected && !self.paused && slots.iter().all(|(kind, units)| self.free(kind) >= *units)
     }
@@ -155,6 +159,19 @@ impl Step<'_> {
                 action: "use fewer workers with more slots each",
             });
         }
+        self.check_what_it_is(new)
+    }
+
+    /// The enrolled worker that is away for longest and has nothing in hand: a deployment that starts its workers again and
+    /// again must not keep out those that work.
+    fn longest_away(&self) -> Option<WorkerId> {
+        let idle = self.t.workers.iter().filter(|(_, worker)| worker.row.is_some() && worker.running.is_empty());
+        let away = idle.filter_map(|(id, worker)| Some((worker.away_since?, *id)));
+        away.min().map(|(_, id)| id)
+    }
+
+    fn check_what_it_is(&self, new: &NewWorker) -> Result<(), Refusal> {
+        self.check_label("the worker's name", &new.name)?;
         for action in &new.actions {
             self.check_label("an action's name", action)?;
         }
@@ -182,12 +199,20 @@ impl Step<'_> {
         if self.t.workers.get(&id).is_some_and(|worker| worker.row.is_some()) {
             return Ok(Reply::Done);
         }
-        self.check_new_worker(id, &new)?;
+        let leaves = if self.t.workers.len() >= self.limits.workers_max { self.longest_away() } else { None };
+        if leaves.is_none() {
+            self.check_new_worker(id, &new)?;
+        } else {
+            self.check_what_it_is(&new)?;
+        }
+        if let Some(leaves) = leaves {
+            self.drop_worker(leaves, "others need its place");
+        }
         let NewWorker { name, actions, slots, labels, about } = new;
         let registered_at = self.now;
         let row = WorkerRow { name, actions, slots, labels, paused: false, lease_ms, registered_at, about };
         self.out.put(Table::Worker, &row::key::worker(self.tenant, id), &row);
-        self.t.workers.insert(id, Worker::enrolled(row));
+        self.t.workers.insert(id, Worker { away_since: Some(self.now), ..Worker::enrolled(row) });
         self.remember_worker(id);
         Ok(Reply::Done)
     }

@@ -33,7 +33,12 @@ impl Acks {
 
     /// A worker has begun an attempt.
     pub(crate) fn begun(&self, tenant: TenantId, task: TaskId, attempt: u32) {
-        self.lock().entry((tenant, task)).or_insert((attempt, Instant::now()));
+        let mut begun = self.lock();
+        let known = begun.entry((tenant, task)).or_insert((attempt, Instant::now()));
+        // Of an earlier attempt it may be heard after its end.
+        if known.0 < attempt {
+            *known = (attempt, Instant::now());
+        }
     }
 
     /// The attempt is over.

@@ -1,5 +1,6 @@
 //! Cancelling and replaying what a list of ids or a filter names.
 
+use futures_util::future::join_all;
 use mainspring_core::row::RunRow;
 use mainspring_core::{Command, Refusal, RunId, TenantId};
 use mainspring_engine::{EngineError, RunFilter};
@@ -18,6 +19,8 @@ pub(crate) const CANCEL_MAX: usize = 20_000;
 const REPLAY_MAX: usize = 1_000;
 /// Runs looked at for one listing, so that a rare filter over a long history stays bounded.
 const EXAMINED_MAX: usize = 50_000;
+/// Commands on their way at once.
+const AT_ONCE: usize = 256;
 /// Runs read at once.
 const PAGE: usize = 500;
 
@@ -119,7 +122,8 @@ pub(crate) async fn list(
     Ok(found)
 }
 
-/// Shows the runs that fit a filter to `each`, newest first, while it wants more. May lag.
+/// Shows the runs that fit a filter to `each`, newest first, while it wants more. May lag. Answers whether that is all:
+/// `false` when older ones were not looked at.
 ///
 /// # Errors
 /// A status if they can't be read.
@@ -128,7 +132,7 @@ pub(crate) async fn scan(
     tenant: TenantId,
     filter: &Filter,
     mut each: impl FnMut(Run) -> bool,
-) -> Result<(), Status> {
+) -> Result<bool, Status> {
     let engine = hatchet.engine();
     // Whoever lists expects to find what was answered before.
     let position = engine.durable_position(tenant);
@@ -141,7 +145,7 @@ pub(crate) async fn scan(
         for (id, row) in page.rows {
             if filter.since.is_some_and(|since| row.created_at < since) {
                 // Ids are in the order of time: nothing older follows that is wanted.
-                return Ok(());
+                return Ok(true);
             }
             if !filter.fits(tenant, &row) || !filter.may_fit_status(&row) {
                 continue;
@@ -150,7 +154,7 @@ pub(crate) async fn scan(
             let status = filter.statuses.is_empty() || filter.statuses.contains(&run.status());
             let worker = filter.worker.is_none_or(|worker| run.tasks.iter().any(|task| task.worker == Some(worker)));
             if status && worker && !each(run) {
-                return Ok(());
+                return Ok(true);
             }
         }
         before = page.next;
@@ -158,7 +162,7 @@ pub(crate) async fn scan(
             break;
         }
     }
-    Ok(())
+    Ok(before.is_none())
 }
 
 /// What a request is about: ids, or whatever fits a filter.
@@ -189,7 +193,10 @@ impl Selection {
             }
             Some(filter) => {
                 let ms = |at: prost_types::Timestamp| {
-                    u64::try_from(at.seconds).unwrap_or(0).saturating_mul(1_000) + at.nanos.max(0) as u64 / 1_000_000
+                    u64::try_from(at.seconds)
+                        .unwrap_or(0)
+                        .saturating_mul(1_000)
+                        .saturating_add(at.nanos.max(0) as u64 / 1_000_000)
                 };
                 Ok(Selection::Fitting(Filter {
                     statuses: statuses_of(&filter.statuses)?,
@@ -210,8 +217,18 @@ impl Selection {
             }
             Selection::Ids(ids) => Ok(ids),
             Selection::Fitting(filter) => {
-                let runs = list(hatchet, tenant, &filter, 0, max).await?;
-                Ok(runs.into_iter().map(|run| Named::Run(run.id)).collect())
+                let mut found = Vec::new();
+                let whole = scan(hatchet, tenant, &filter, |run| {
+                    found.push(Named::Run(run.id));
+                    found.len() < max
+                });
+                if !whole.await? {
+                    let text = format!(
+                        "would have to look at more than the latest {EXAMINED_MAX} runs: narrow it by since and until"
+                    );
+                    return Err(bad_field("filter", &text));
+                }
+                Ok(found)
             }
         }
     }
@@ -242,17 +259,22 @@ pub(crate) fn statuses_of(words: &[String]) -> Result<Vec<RunStatus>, Status> {
 /// A status for the first that could not be decided; what came before it is cancelled.
 pub(crate) async fn cancel(hatchet: &Hatchet, tenant: TenantId, selection: Selection) -> Result<Vec<String>, Status> {
     let mut cancelled = Vec::new();
-    for named in selection.named(hatchet, tenant, CANCEL_MAX).await? {
-        let reason = "cancelled by request".to_owned();
-        let command = match named {
-            Named::Run(run) => Command::CancelRun { run, reason },
-            Named::Task(task) => Command::CancelTask { task, reason },
-        };
-        match hatchet.engine().submit(tenant, command).await {
-            Ok(_) => cancelled.push(shown(named)),
-            // Of a list, what is not there does not keep the rest from being cancelled.
-            Err(EngineError::Refused(Refusal::NoRun { .. } | Refusal::NoTask { .. })) => {}
-            Err(error) => return Err(status::failed(&error)),
+    for some in selection.named(hatchet, tenant, CANCEL_MAX).await?.chunks(AT_ONCE) {
+        let asked = some.iter().map(|named| {
+            let reason = "cancelled by request".to_owned();
+            let command = match *named {
+                Named::Run(run) => Command::CancelRun { run, reason },
+                Named::Task(task) => Command::CancelTask { task, reason },
+            };
+            hatchet.engine().submit(tenant, command)
+        });
+        for (named, answer) in some.iter().zip(join_all(asked).await) {
+            match answer {
+                Ok(_) => cancelled.push(shown(*named)),
+                // Of a list, what is not there does not keep the rest from being cancelled.
+                Err(EngineError::Refused(Refusal::NoRun { .. } | Refusal::NoTask { .. })) => {}
+                Err(error) => return Err(status::failed(&error)),
+            }
         }
     }
     Ok(cancelled)
@@ -282,10 +304,13 @@ pub(crate) async fn replay(hatchet: &Hatchet, tenant: TenantId, selection: Selec
         }
     }
     let mut replayed = Vec::new();
+    let alone = runs.len() == 1;
     for (run, tasks, names) in runs {
         match hatchet.engine().submit(tenant, Command::ReplayRun { run, tasks }).await {
             Ok(_) => replayed.extend(names.into_iter().map(shown)),
             Err(EngineError::Refused(Refusal::NoRun { .. } | Refusal::NotEnded { .. })) => {}
+            // One of many does not keep the others; whoever asks for one wants to know why not.
+            Err(EngineError::Refused(Refusal::NotReplayable { .. })) if !alone => {}
             Err(error) => return Err(status::failed(&error)),
         }
     }

@@ -7,13 +7,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use mainspring_core::command::Claim;
 use mainspring_core::row::PayloadRef;
 use mainspring_core::{Command, Dispatch, Effect, Held, TenantId, WorkerId};
 use mainspring_engine::{EngineError, WorkerInbox};
+use prost::Message;
 use prost_types::Timestamp;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use crate::details::{self, SKIPPED};
@@ -26,6 +28,8 @@ use crate::wire::root::{ActionType, AssignedAction};
 const BUFFERED: usize = 64;
 /// A worker that takes nothing for this long is not working.
 const STALLED: Duration = Duration::from_secs(10);
+/// Bytes of one action: what clients take in one message, by default, less some for what stands around it.
+const ACTION_BYTES_MAX: usize = 4 * 1024 * 1024 - 4 * 1024;
 
 /// What goes out on a worker's stream.
 pub(crate) type Outgoing = mpsc::Receiver<Result<AssignedAction, Status>>;
@@ -36,13 +40,22 @@ pub(crate) type Outgoing = mpsc::Receiver<Result<AssignedAction, Status>>;
 /// `NOT_FOUND` for a worker that was never registered.
 pub(crate) async fn open(hatchet: &Hatchet, tenant: TenantId, worker: WorkerId) -> Result<Outgoing, Status> {
     let (session, inbox) = hatchet.engine().hub().connect_session(tenant, worker);
-    if let Err(refused) = hatchet.submit(tenant, Command::ConnectWorker { worker }).await {
-        hatchet.engine().hub().disconnect_session(tenant, worker, session);
-        return Err(refused);
-    }
     let (out, outgoing) = mpsc::channel(BUFFERED);
+    let (opened, answer) = oneshot::channel();
     let stream = Stream { hatchet: hatchet.clone(), tenant, worker, session };
-    tokio::spawn(stream.run(inbox, out));
+    // A task of its own from the beginning: whoever asked may be gone before the answer, and then the core must not go on
+    // taking the worker for connected.
+    tokio::spawn(async move {
+        let connected = stream.hatchet.submit(tenant, Command::ConnectWorker { worker }).await;
+        let refused = connected.is_err();
+        let _ = opened.send(connected);
+        if refused {
+            stream.close(inbox, Vec::new(), Vec::new()).await;
+        } else {
+            stream.run(inbox, out).await;
+        }
+    });
+    answer.await.map_err(|_| Status::unavailable("the stream could not be opened"))??;
     Ok(outgoing)
 }
 
@@ -54,7 +67,7 @@ struct Stream {
 }
 
 impl Stream {
-    async fn run(self, mut inbox: WorkerInbox, out: mpsc::Sender<Result<AssignedAction, Status>>) {
+    async fn run(&self, mut inbox: WorkerInbox, out: mpsc::Sender<Result<AssignedAction, Status>>) {
         let mut undelivered: Vec<Held> = Vec::new();
         // Words to stop that did not get through; the next stream begins with them.
         let mut unheard: Vec<Effect> = Vec::new();
@@ -66,7 +79,12 @@ impl Stream {
             let Some(effect) = effect else { break };
             let held = held_of(&effect);
             let stop = matches!(effect, Effect::CancelAttempt { .. }).then(|| effect.clone());
+            let claim = claim_of(&effect);
             let action = match self.action(effect).await {
+                Ok(Some(action)) if action.encoded_len() > ACTION_BYTES_MAX => {
+                    self.refuse(claim, action.encoded_len()).await;
+                    continue;
+                }
                 Ok(Some(action)) => action,
                 Ok(None) => continue,
                 Err(error) => {
@@ -92,6 +110,24 @@ impl Stream {
                 }
             }
         }
+        self.close(inbox, undelivered, unheard).await;
+    }
+
+    /// Fails a task that no client could take: its message would end the stream, and again after each new start.
+    async fn refuse(&self, claim: Option<Claim>, bytes: usize) {
+        let Some(claim) = claim else { return };
+        let error = format!(
+            "input and parents' outputs together make {bytes} bytes, more than the {ACTION_BYTES_MAX} a worker takes: \
+             pass references to what is large"
+        );
+        let fail = Command::Fail { claim, error, retry: false, after_ms: None };
+        if let Err(error) = self.hatchet.engine().submit(self.tenant, fail).await {
+            tracing::warn!(task = %claim.task, %error, "a task that is too large could not be failed");
+        }
+    }
+
+    /// The end: what did not get through goes elsewhere, or waits for the next stream.
+    async fn close(&self, mut inbox: WorkerInbox, mut undelivered: Vec<Held>, mut unheard: Vec<Effect>) {
         // A newer stream has taken over, or this one was the last: then the core has to know.
         let last = self.hatchet.engine().hub().disconnect_session(self.tenant, self.worker, self.session);
         while let Ok(effect) = inbox.try_recv() {
@@ -237,6 +273,13 @@ struct ActionPayload<'a> {
 
 fn empty() -> Box<RawValue> {
     payload::raw(b"{}")
+}
+
+/// The claim on the attempt that is given out.
+fn claim_of(effect: &Effect) -> Option<Claim> {
+    let Effect::Dispatch(given) = effect else { return None };
+    let (worker, invocation) = (Some(given.worker), Some(given.invocation));
+    Some(Claim { worker, task: given.task, attempt: given.attempt, invocation })
 }
 
 /// What a worker would have in hand, had this reached it.

@@ -8,7 +8,7 @@ use mainspring_core::row::{RunState, TaskState};
 use mainspring_core::{Refusal, RunId, TaskChange, TaskId, TenantId};
 use mainspring_engine::{EngineError, RunNotice};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -23,24 +23,60 @@ use crate::wire::root::{
 /// How long what a task says waits for what it said before, when that is late on its way.
 const GAP: Duration = Duration::from_secs(5);
 /// Things said that wait for one that is missing. Beyond that the gap is taken as it is.
-const WAITING_MAX: usize = 1_000;
+const WAITING_MAX: usize = 100;
 
-/// Waits for the end of a run and tells the result. A run that is not there is never told of.
-pub(crate) async fn result(hatchet: Hatchet, tenant: TenantId, id: RunId) -> Result<Option<WorkflowRunEvent>, Status> {
-    match hatchet.engine().wait_run(tenant, id).await {
-        Ok(_) => {}
-        Err(EngineError::Refused(Refusal::NoRun { .. })) => return Ok(None),
-        Err(error) => return Err(unread(error)),
-    }
-    let Some(run) = Run::read(&hatchet, tenant, id).await.map_err(unread)? else { return Ok(None) };
+/// Bytes of a result's outputs and errors. What clients take in one message, less some for what stands around them.
+const RESULT_BYTES_MAX: usize = 3 * 1024 * 1024 + 512 * 1024;
+
+/// Waits for the end of a run and tells the result, with the leave to have read it. A run that is not there is never
+/// told of.
+pub(crate) async fn result<'a>(
+    hatchet: Hatchet,
+    tenant: TenantId,
+    id: RunId,
+    reading: &'a Semaphore,
+) -> Result<Option<(WorkflowRunEvent, Option<SemaphorePermit<'a>>)>, Status> {
+    let (run, held) = loop {
+        match hatchet.engine().wait_run(tenant, id).await {
+            Ok(_) => {}
+            Err(EngineError::Refused(Refusal::NoRun { .. })) => return Ok(None),
+            Err(error) => return Err(unread(error)),
+        }
+        let held = reading.acquire().await.ok();
+        match Run::read(&hatchet, tenant, id).await.map_err(unread)? {
+            Some(run) if run.done() => break (run, held),
+            // It runs again already.
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    };
+    let mut left = RESULT_BYTES_MAX;
     let mut results = Vec::with_capacity(run.tasks.len());
     for (index, task) in run.tasks.iter().enumerate() {
-        let output = run.output(&hatchet, tenant, index).await.map_err(unread)?;
+        let (output, unreadable) = match run.output(&hatchet, tenant, index).await {
+            Ok(output) => (output, None),
+            // It stays missing, whoever asks again.
+            Err(error @ EngineError::Missing { .. }) => (None, Some(error.to_string())),
+            Err(error) => return Err(unread(error)),
+        };
         let error = match task.state {
             TaskState::Failed => Some(task.error.clone().unwrap_or_default()),
             // Whoever waits for what was cancelled is not to be thrown an error at.
             TaskState::Cancelled => Some(String::new()),
-            _ => None,
+            _ => unreadable,
+        };
+        let bytes = output.as_ref().map_or(0, Bytes::len) + error.as_ref().map_or(0, String::len);
+        let (output, error) = match left.checked_sub(bytes) {
+            Some(rest) => {
+                left = rest;
+                (output, error)
+            }
+            // Too much for one message would end the stream, again and again, with everybody who waits on it.
+            None => {
+                let text =
+                    format!("the result has {bytes} bytes more, which is too much for one message: read the run");
+                (None, Some(text))
+            }
         };
         results.push(StepRunResult {
             task_run_external_id: run.task_id(index),
@@ -50,12 +86,13 @@ pub(crate) async fn result(hatchet: Hatchet, tenant: TenantId, id: RunId) -> Res
             output: output.map(|output| String::from_utf8_lossy(&output).into_owned()),
         });
     }
-    Ok(Some(WorkflowRunEvent {
+    let event = WorkflowRunEvent {
         workflow_run_id: id.to_string(),
         event_type: WorkflowRunEventType::Finished.into(),
         event_timestamp: Some(timestamp(run.row.finished_at.unwrap_or(0))),
         results,
-    }))
+    };
+    Ok(Some((event, held)))
 }
 
 /// Tells everything that happens in a run from now on, until it ends.
@@ -76,7 +113,8 @@ pub(crate) async fn events(
         }
         Ok(_) => {}
         Err(error) => {
-            let _ = watcher.out.send(Err(unread(error))).await;
+            // Any other error ends the process of whoever watches with the TypeScript SDK.
+            let _ = watcher.out.send(Err(Status::unavailable(error.to_string()))).await;
             return;
         }
     }
@@ -217,7 +255,7 @@ impl Watcher {
                 said.since = if said.waiting.is_empty() { None } else { said.since.or_else(|| Some(Instant::now())) };
                 return Ok(());
             };
-            said.next = Some(next + 1);
+            said.next = Some(next.saturating_add(1));
             said.since = None;
             self.tell(task, Some(next), message).await?;
         }

@@ -37,8 +37,10 @@ const LEASE_MS: u64 = 30_000;
 const SLOTS: u32 = 100;
 /// Runs whose end one stream may wait for at once.
 const WAITS_MAX: usize = 100_000;
+/// Results of one stream that are read and not yet sent: each may have some megabytes.
+const READS_MAX: usize = 16;
 /// Results and events on their way to whoever waits.
-const BUFFERED: usize = 256;
+const BUFFERED: usize = 16;
 
 fn worker_id(text: &str) -> Result<WorkerId, Status> {
     text.parse().map_err(|_| Status::not_found("there is no such worker: register it first"))
@@ -155,6 +157,7 @@ impl Dispatcher for Hatchet {
         let hatchet = self.clone();
         tokio::spawn(async move {
             let room = std::sync::Arc::new(tokio::sync::Semaphore::new(WAITS_MAX));
+            let reading = std::sync::Arc::new(tokio::sync::Semaphore::new(READS_MAX));
             loop {
                 let next = tokio::select! {
                     next = wanted.next() => next,
@@ -168,7 +171,7 @@ impl Dispatcher for Hatchet {
                     return;
                 };
                 // Each time it is asked for: after a replay the same run ends again.
-                tokio::spawn(tell_result(hatchet.clone(), tenant, run, out.clone(), place));
+                tokio::spawn(tell_result(hatchet.clone(), tenant, run, out.clone(), place, reading.clone()));
             }
             // The client has no more to ask, but may still wait.
             out.closed().await;
@@ -181,9 +184,9 @@ impl Dispatcher for Hatchet {
         let event = request.into_inner();
         let task = named(&event.task_run_external_id)?.task();
         let attempt = u32::try_from(event.retry_count.unwrap_or(0)).unwrap_or(0).saturating_add(1);
-        // Some SDKs send their worker's name here. The attempt says whose word counts in any case.
-        let worker = event.worker_id.parse().ok();
-        let claim = Claim { worker, task, attempt, invocation: None };
+        // Some SDKs send their worker's name where its id belongs. The attempt says whose word counts: whenever a task goes
+        // to another worker, that is another attempt.
+        let claim = Claim { worker: None, task, attempt, invocation: None };
         let ended = match event.event_type() {
             StepActionEventType::StepEventTypeUnknown => {
                 return Err(bad_field("event_type", "has no meaning: send what happened to the task"));
@@ -200,7 +203,9 @@ impl Dispatcher for Hatchet {
                 after_ms: event.retry_after_ms.and_then(|ms| u64::try_from(ms).ok()),
             }),
             StepActionEventType::StepEventTypeCancelled => {
-                Some(Command::CancelTask { task, reason: "its worker cancelled it".to_owned() })
+                let found = self.engine().read(tenant, move |reader| reader.task(tenant, task)).await;
+                let current = found.map_err(|error| status::failed(&error))?.is_some_and(|row| row.attempt == attempt);
+                current.then(|| Command::CancelTask { task, reason: "its worker cancelled it".to_owned() })
             }
         };
         if let Some(command) = ended {
@@ -326,17 +331,19 @@ async fn tell_result(
     run: RunId,
     out: mpsc::Sender<Result<WorkflowRunEvent, Status>>,
     place: tokio::sync::OwnedSemaphorePermit,
+    reading: std::sync::Arc<tokio::sync::Semaphore>,
 ) {
     let told = tokio::select! {
-        told = watch::result(hatchet, tenant, run) => told,
+        told = watch::result(hatchet, tenant, run, &reading) => told,
         () = out.closed() => return,
     };
-    drop(place);
     let _ = match told {
-        Ok(Some(event)) => out.send(Ok(event)).await,
+        // What was read is held until it is on its way.
+        Ok(Some((event, _held))) => out.send(Ok(event)).await,
         // There is no such run, and nothing is ever told of it.
         Ok(None) => Ok(()),
         // The client opens the stream again and asks again.
         Err(status) => out.send(Err(status)).await,
     };
+    drop(place);
 }

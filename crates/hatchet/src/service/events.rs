@@ -21,7 +21,7 @@ use crate::wire::root::{
 /// Events of one request.
 const BULK_MAX: usize = 1_000;
 /// Bytes of a message that a task sends to those listening now.
-const SAID_BYTES_MAX: usize = 1024 * 1024;
+const SAID_BYTES_MAX: usize = 256 * 1024;
 
 #[tonic::async_trait]
 impl EventsService for Hatchet {
