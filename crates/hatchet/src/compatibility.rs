@@ -82,7 +82,12 @@ pub const METHODS: &[Method] = &[
     Method { service: "Dispatcher", name: "Listen", state: State::Works, remark: "" },
     Method { service: "Dispatcher", name: "ListenV2", state: State::Works, remark: "" },
     Method { service: "Dispatcher", name: "Heartbeat", state: State::Works, remark: "" },
-    Method { service: "Dispatcher", name: "SubscribeToWorkflowEvents", state: State::Works, remark: "" },
+    Method {
+        service: "Dispatcher",
+        name: "SubscribeToWorkflowEvents",
+        state: State::Partly,
+        remark: "By a run's id. Asked by metadata, the stream ends at once.",
+    },
     Method { service: "Dispatcher", name: "SubscribeToWorkflowRuns", state: State::Works, remark: "" },
     Method { service: "Dispatcher", name: "SendStepActionEvent", state: State::Works, remark: "" },
     Method {

@@ -275,7 +275,6 @@ impl Line {
                 "replay" => limits.replay_ms = number as u64,
                 "forget" => limits.worker_forget_ms = number as u64,
                 "acknowledge" => limits.acknowledge_ms = number as u64,
-                "acknowledge" => limits.acknowledge_ms = number as u64,
                 "grace" => limits.worker_grace_ms = number as u64,
                 other => panic!("no limit {other:?}"),
             }

@@ -31,6 +31,11 @@ impl AdminService for Hatchet {
         let tenant = self.enter(request.metadata())?;
         let request = request.into_inner();
         let definition = Definition::from_request(&request).map_err(|bad| status::bad_definition(&bad))?;
+        if !definition.crons.is_empty() {
+            // Nobody uses a schedule by a call that could be refused.
+            let workflow = &definition.name;
+            tracing::warn!(%tenant, %workflow, "its schedules are kept, but not executed yet by this version");
+        }
         let def = mapping::workflow(&definition, request.encode_to_vec().into());
         match self.submit(tenant, Command::PutWorkflow { def }).await? {
             Reply::Registered { version, .. } => Ok(Response::new(CreateWorkflowVersionResponse {
