@@ -14,6 +14,11 @@ use crate::unapplied::Unapplied;
 /// Runs examined for one page of a filtered listing, so that a rare filter over a long history stays bounded.
 const RUNS_EXAMINED_MAX: usize = 20_000;
 
+/// Bytes of the events one listing over all scopes holds; older ones are left out.
+const EVENT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Events read at once for it: each may have megabytes.
+const EVENTS_AT_ONCE: usize = 16;
+
 /// Keys and bodies, as they are stored.
 pub type RawRows = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -198,17 +203,25 @@ impl Reader {
         scopes_max: usize,
     ) -> Result<(Vec<(u64, EventRow)>, bool), TablesError> {
         let mut latest: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let mut bytes = 0;
         let complete = self.each_event_scope(tenant, scopes_max, |scope| {
-            // Of this scope only what is newer than all that would be dropped.
-            let oldest = if latest.len() < limit { 0 } else { latest.keys().next().copied().unwrap_or(0) };
-            let from = [scope, oldest.to_be_bytes().as_slice()].concat();
-            let to = end_of(scope);
-            let range = Range { table: Table::Event, from: &from, to: &to, descending: true, limit };
-            for (key, body) in self.rows.range(range)? {
-                latest.insert(row::key::event_seq_of(&key).unwrap_or(0), body);
-            }
-            while latest.len() > limit {
-                latest.pop_first();
+            let mut to = end_of(scope);
+            loop {
+                // Of this scope only what is newer than all that would be dropped.
+                let full = latest.len() >= limit || bytes >= EVENT_BYTES_MAX;
+                let oldest = if full { latest.keys().next().copied().unwrap_or(0) } else { 0 };
+                let from = [scope, oldest.to_be_bytes().as_slice()].concat();
+                let range = Range { table: Table::Event, from: &from, to: &to, descending: true, limit: EVENTS_AT_ONCE };
+                let some = self.rows.range(range)?;
+                let Some((last, _)) = some.last() else { break };
+                to.clone_from(last);
+                for (key, body) in some {
+                    bytes += body.len();
+                    latest.insert(row::key::event_seq_of(&key).unwrap_or(0), body);
+                }
+                while latest.len() > limit || (bytes > EVENT_BYTES_MAX && latest.len() > 1) {
+                    bytes -= latest.pop_first().map_or(0, |(_, body)| body.len());
+                }
             }
             Ok(true)
         })?;

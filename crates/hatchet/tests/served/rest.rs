@@ -289,3 +289,23 @@ async fn who_may_not_is_refused_in_words() {
     assert_eq!(status, 413);
     assert_eq!(served.rest("none", "GET", "/api/ready", "").await.0, 200);
 }
+
+#[tokio::test]
+async fn events_of_many_scopes_are_listed_newest_first() {
+    let served = Served::start().await;
+    for number in 0..45 {
+        let event = PushEventRequest {
+            key: format!("many:{number}"),
+            payload: "{}".to_owned(),
+            scope: Some(format!("scope {}", number % 3)),
+            ..PushEventRequest::default()
+        };
+        EventsService::push(&served.hatchet, call(event)).await.expect("an event");
+    }
+    let list = served.get(&tenant_path("events?limit=40")).await;
+    let keys: Vec<&str> = list["rows"].as_array().expect("rows").iter().filter_map(|row| row["key"].as_str()).collect();
+    let expected: Vec<String> = (5..45).rev().map(|number| format!("many:{number}")).collect();
+    assert_eq!(keys, expected, "more of each scope than are read at once");
+    let rest = served.get(&tenant_path("events?limit=40&offset=40")).await;
+    assert_eq!(rest["rows"].as_array().map(Vec::len), Some(5));
+}
