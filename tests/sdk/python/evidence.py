@@ -43,6 +43,10 @@ def open_gate(mark: str, gate: str) -> None:
     (_dir() / f"{mark}.{gate}.gate").touch()
 
 
+def close_gate(mark: str, gate: str) -> None:
+    (_dir() / f"{mark}.{gate}.gate").unlink()
+
+
 def open_all_gates(mark: str) -> None:
     """Lets everything go that a check has left behind, so that it takes no slot from the next one."""
     (_dir() / f"{mark}.over").touch()
