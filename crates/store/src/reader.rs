@@ -211,7 +211,8 @@ impl Reader {
                 let full = latest.len() >= limit || bytes >= EVENT_BYTES_MAX;
                 let oldest = if full { latest.keys().next().copied().unwrap_or(0) } else { 0 };
                 let from = [scope, oldest.to_be_bytes().as_slice()].concat();
-                let range = Range { table: Table::Event, from: &from, to: &to, descending: true, limit: EVENTS_AT_ONCE };
+                let range =
+                    Range { table: Table::Event, from: &from, to: &to, descending: true, limit: EVENTS_AT_ONCE };
                 let some = self.rows.range(range)?;
                 let Some((last, _)) = some.last() else { break };
                 to.clone_from(last);
