@@ -7,6 +7,7 @@ use mainspring_engine::{EngineError, RunFilter};
 use serde_json::{Map, Value};
 use tonic::Status;
 
+use crate::definition::milliseconds;
 use crate::details::{self, Run};
 use crate::names::{self, Named};
 use crate::server::{Hatchet, unread};
@@ -191,22 +192,14 @@ impl Selection {
                 });
                 Ok(Selection::Ids(named.collect::<Result<_, Status>>()?))
             }
-            Some(filter) => {
-                let ms = |at: prost_types::Timestamp| {
-                    u64::try_from(at.seconds)
-                        .unwrap_or(0)
-                        .saturating_mul(1_000)
-                        .saturating_add(at.nanos.max(0) as u64 / 1_000_000)
-                };
-                Ok(Selection::Fitting(Filter {
-                    statuses: statuses_of(&filter.statuses)?,
-                    since: filter.since.map(ms),
-                    until: filter.until.map(ms),
-                    workflow_ids: filter.workflow_ids,
-                    metadata: filter.additional_metadata.iter().filter_map(|pair| metadata_pair(pair)).collect(),
-                    ..Filter::default()
-                }))
-            }
+            Some(filter) => Ok(Selection::Fitting(Filter {
+                statuses: statuses_of(&filter.statuses)?,
+                since: filter.since.as_ref().map(milliseconds),
+                until: filter.until.as_ref().map(milliseconds),
+                workflow_ids: filter.workflow_ids,
+                metadata: filter.additional_metadata.iter().filter_map(|pair| metadata_pair(pair)).collect(),
+                ..Filter::default()
+            })),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::expression::BadExpression;
 use crate::wire::v1;
 
 pub use hash::ContentHash;
-pub(crate) use translate::label_wish;
+pub(crate) use translate::{label_wish, milliseconds};
 
 /// Tasks of one workflow, the one for failures not counted. As many as the core takes.
 pub const TASKS_MAX: usize = 1_000;
@@ -247,6 +247,23 @@ pub enum Window {
     Week,
     Month,
     Year,
+}
+
+impl Window {
+    /// Its length in milliseconds. A month has 30 days and a year 365.
+    pub fn ms(self) -> u64 {
+        const SECOND: u64 = 1_000;
+        const DAY: u64 = 24 * 60 * 60 * SECOND;
+        match self {
+            Window::Second => SECOND,
+            Window::Minute => 60 * SECOND,
+            Window::Hour => 60 * 60 * SECOND,
+            Window::Day => DAY,
+            Window::Week => 7 * DAY,
+            Window::Month => 30 * DAY,
+            Window::Year => 365 * DAY,
+        }
+    }
 }
 
 /// A wish for a label of the worker.

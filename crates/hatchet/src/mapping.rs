@@ -12,7 +12,7 @@ use mainspring_core::workflow::{RetryRule, Source, Sticky, TaskDef, When, Workfl
 
 use crate::definition::{
     Comparator, ConditionOn, Definition, LabelValue, LabelWish, RateLimit, RateLimitKey, Sticky as Stickiness, Task,
-    Units, Window,
+    Units,
 };
 use crate::expression;
 
@@ -84,20 +84,6 @@ pub(crate) fn fixed(limit: &RateLimit) -> Option<RateUse> {
             Some(RateUse { name: name.clone(), units: *units, sets: None })
         }
         _ => None,
-    }
-}
-
-/// Milliseconds of a window. A month has 30 days and a year 365.
-pub fn window_ms(window: Window) -> u64 {
-    const DAY: u64 = 24 * 60 * 60 * 1_000;
-    match window {
-        Window::Second => 1_000,
-        Window::Minute => 60 * 1_000,
-        Window::Hour => 60 * 60 * 1_000,
-        Window::Day => DAY,
-        Window::Week => 7 * DAY,
-        Window::Month => 30 * DAY,
-        Window::Year => 365 * DAY,
     }
 }
 

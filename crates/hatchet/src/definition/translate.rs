@@ -471,7 +471,7 @@ fn known<E: TryFrom<i32>>(at: &str, found: i32, what: &'static str) -> Checked<E
 }
 
 /// Milliseconds since the Unix epoch. What lies before it counts as the epoch: no event is older.
-fn milliseconds(at: &Timestamp) -> u64 {
+pub(crate) fn milliseconds(at: &Timestamp) -> u64 {
     let ms = i128::from(at.seconds) * 1_000 + i128::from(at.nanos) / 1_000_000;
     u64::try_from(ms.max(0)).unwrap_or(u64::MAX)
 }

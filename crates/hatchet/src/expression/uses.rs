@@ -4,7 +4,7 @@
 //! What this module does not know: how much of a limit is left, and which keys were used before.
 
 use super::{BadExpression, Environment, EvaluationError, Expression};
-use crate::definition::{Idempotency, RateLimit, RateLimitKey, Task, Units, Window};
+use crate::definition::{Idempotency, RateLimit, RateLimitKey, Task, Units};
 
 /// What a task takes from a limit, in plain numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,20 +50,7 @@ fn rate_use(limit: &RateLimit, environment: &Environment<'_>) -> Result<RateUse,
             (key, limit.limit.as_deref().map(|text| number("limit_values_expr", text)).transpose()?)
         }
     };
-    Ok(RateUse { key, units, limit: amount, window_ms: window_ms(limit.window) })
-}
-
-fn window_ms(window: Window) -> u64 {
-    let seconds = match window {
-        Window::Second => 1,
-        Window::Minute => 60,
-        Window::Hour => 3_600,
-        Window::Day => 86_400,
-        Window::Week => 7 * 86_400,
-        Window::Month => 30 * 86_400,
-        Window::Year => 365 * 86_400,
-    };
-    seconds * 1_000
+    Ok(RateUse { key, units, limit: amount, window_ms: limit.window.ms() })
 }
 
 /// The key by which a run is recognised that was started before.

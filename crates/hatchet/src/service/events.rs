@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use mainspring_core::row::LogRow;
 use mainspring_core::{Command, Reply, TenantId};
-use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
+use crate::definition::milliseconds;
 use crate::names::{self, Named};
 use crate::payload;
 use crate::server::{Answer, Hatchet};
@@ -60,7 +60,7 @@ impl EventsService for Hatchet {
             .task();
         let line = LogRow {
             attempt: u32::try_from(request.task_retry_count.unwrap_or(0)).unwrap_or(0).saturating_add(1),
-            at: request.created_at.as_ref().map_or_else(|| self.engine().world().now_ms(), ms_of),
+            at: request.created_at.as_ref().map_or_else(|| self.engine().world().now_ms(), milliseconds),
             level: request.level.unwrap_or_else(|| "INFO".to_owned()),
             message: request.message.replace('\0', "\u{fffd}"),
             metadata: request.metadata.into(),
@@ -114,9 +114,4 @@ fn command_of(at: &str, event: &PushEventRequest) -> Result<Command, Status> {
         metadata: metadata_of(&on("additional_metadata"), event.additional_metadata.clone())?,
         priority: priority_of(&on("priority"), event.priority.filter(|priority| *priority != 0))?,
     })
-}
-
-/// Milliseconds since the Unix epoch.
-fn ms_of(at: &Timestamp) -> u64 {
-    u64::try_from(at.seconds).unwrap_or(0).saturating_mul(1_000).saturating_add(at.nanos.max(0) as u64 / 1_000_000)
 }

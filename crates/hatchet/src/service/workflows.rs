@@ -84,7 +84,7 @@ impl WorkflowService for Hatchet {
             RateLimitDuration::Month => definition::Window::Month,
             RateLimitDuration::Year => definition::Window::Year,
         };
-        let window_ms = mapping::window_ms(window);
+        let window_ms = window.ms();
         self.submit(tenant, Command::PutRate { name: request.key, limit, window_ms }).await?;
         Ok(Response::new(PutRateLimitResponse {}))
     }
