@@ -5,9 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainspring_core::command::Idempotency;
 use mainspring_core::id::fingerprint;
-use mainspring_core::row::{EventRow, JournalRow, PayloadRef, RunState};
+use mainspring_core::row::{DocumentRow, EventRow, JournalRow, PayloadRef, RunState};
 use mainspring_core::workflow::WorkflowDef;
-use mainspring_core::{Command, MessageId, Refusal, Reply, RunId, Start, TaskId, TenantId};
+use mainspring_core::{
+    Admission, Command, DocumentKey, Fence, Guard, MessageId, PutDocument, Refusal, Reply, RunId, Start, TaskId,
+    TenantId,
+};
 use mainspring_engine::{Engine, EngineError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -66,6 +69,8 @@ pub struct StartOptions {
 pub struct SendOptions {
     /// The same key again within ten minutes gives the same message.
     pub idempotency_key: Option<String>,
+    /// What is asked of limits, and the sender's own id for the message.
+    pub admission: Admission,
 }
 
 /// A message accepted. Durable when you hold it.
@@ -174,6 +179,18 @@ impl Client {
         }
     }
 
+    /// The runs of a workflow with a key rule that have not ended, for one key, oldest first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn live_runs(&self, workflow: &str, key: &str) -> Result<Vec<RunId>, ClientError> {
+        let look = Command::LookAtKey { workflow: workflow.to_owned(), key: key.to_owned() };
+        match self.engine.submit(self.tenant, look).await? {
+            (Reply::OfKey(runs), _) => Ok(runs),
+            (other, _) => unreachable!("a look at a key is answered with its runs, not {other:?}"),
+        }
+    }
+
     /// Waits for a run to complete and gives its output.
     ///
     /// # Errors
@@ -207,12 +224,135 @@ impl Client {
         // With the lengths, so that no two of these can be spelt the same.
         let prefix = format!("message:{}:{}:{workflow}:{key}", workflow.len(), key.len());
         let idempotency = options.idempotency_key.map(|name| Idempotency { key: format!("{prefix}:{name}"), body });
-        let command = Command::SendMessage { workflow: workflow.to_owned(), key: key.to_owned(), payload, idempotency };
+        let command = Command::SendMessage {
+            workflow: workflow.to_owned(),
+            key: key.to_owned(),
+            payload,
+            idempotency,
+            admission: Box::new(options.admission),
+        };
         match self.engine.submit(self.tenant, command).await? {
             (Reply::Accepted { message, run, duplicate }, position) => {
                 Ok(Accepted { message, run, duplicate, position })
             }
             (other, _) => unreachable!("a message is answered with its acceptance, not {other:?}"),
+        }
+    }
+
+    /// A document, unless it has expired.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn document(&self, key: DocumentKey) -> Result<Option<DocumentRow>, ClientError> {
+        let (tenant, now) = (self.tenant, self.engine.world().now_ms());
+        let row = patiently(|| {
+            let key = key.clone();
+            self.engine.read(tenant, move |reader| reader.document(tenant, &key))
+        });
+        Ok(row.await?.filter(|row| !row.expired(now)))
+    }
+
+    /// The documents of a kind whose names begin with `prefix`: a few that belong together.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn documents(&self, kind: &str, prefix: &str) -> Result<Vec<(DocumentKey, DocumentRow)>, ClientError> {
+        let (tenant, now) = (self.tenant, self.engine.world().now_ms());
+        let rows = patiently(|| {
+            let (kind, prefix) = (kind.to_owned(), prefix.to_owned());
+            self.engine.read(tenant, move |reader| reader.documents(tenant, &kind, &prefix))
+        });
+        Ok(rows.await?.into_iter().filter(|(_, row)| !row.expired(now)).collect())
+    }
+
+    /// Several kinds of documents at once, each as [`Client::documents`] gives them.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn documents_of<const N: usize>(
+        &self,
+        wanted: [(&'static str, String); N],
+    ) -> Result<[Vec<(DocumentKey, DocumentRow)>; N], ClientError> {
+        let (tenant, now) = (self.tenant, self.engine.world().now_ms());
+        let rows = patiently(|| {
+            let wanted = wanted.clone();
+            self.engine.read(tenant, move |reader| {
+                let mut found = [const { Vec::new() }; N];
+                for (place, (kind, prefix)) in wanted.iter().enumerate() {
+                    found[place] = reader.documents(tenant, kind, prefix)?;
+                }
+                Ok(found)
+            })
+        });
+        Ok(rows.await?.map(|rows| rows.into_iter().filter(|(_, row)| !row.expired(now)).collect()))
+    }
+
+    /// The versions of a document that are kept, newest first. May lag.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revisions(&self, key: DocumentKey, limit: usize) -> Result<Vec<DocumentRow>, ClientError> {
+        let tenant = self.tenant;
+        Ok(self.engine.read(tenant, move |reader| reader.revisions(tenant, &key, limit)).await?)
+    }
+
+    /// Tells an event on behalf of the holder of a fence. Durable when it returns; answers the event's sequence number.
+    ///
+    /// # Errors
+    /// [`ClientError::Engine`] with a refusal if the fence has fallen.
+    pub async fn emit_fenced(
+        &self,
+        name: &str,
+        scope: &str,
+        data: &impl Serialize,
+        fence: Fence,
+    ) -> Result<u64, ClientError> {
+        let data = to_json("the event's data", data)?;
+        let (name, scope, fence) = (name.to_owned(), Some(scope.to_owned()), Some(fence));
+        let command = Command::EmitEvent { name, scope, data, metadata: None, priority: None, fence };
+        match self.submit_patiently(command).await? {
+            Reply::Emitted { seq, .. } => Ok(seq),
+            other => unreachable!("an event is answered with its number, not {other:?}"),
+        }
+    }
+
+    /// Writes a document, and tells an event (name, scope, data) with it. Durable when it returns; answers the version.
+    ///
+    /// # Errors
+    /// [`ClientError::Engine`]: a version conflict, a message that waits, or a fence that has fallen are refusals.
+    pub async fn put_document(
+        &self,
+        put: PutDocument,
+        fence: Option<Fence>,
+        guard: Guard,
+        event: Option<(String, Option<String>, Bytes)>,
+    ) -> Result<u64, ClientError> {
+        match self.submit_patiently(Command::PutDocument { put, fence, guard, event }).await? {
+            Reply::Written { version } => Ok(version),
+            other => unreachable!("a document is answered with its version, not {other:?}"),
+        }
+    }
+
+    /// How things stand for the holder of a fence: messages that wait, and whether the turn still takes them.
+    ///
+    /// # Errors
+    /// [`ClientError::Engine`] with a refusal if the fence has fallen.
+    pub async fn standing(&self, fence: Fence) -> Result<(u64, bool), ClientError> {
+        self.ask_standing(Command::LookAtFence { fence }).await
+    }
+
+    /// Closes the inbox of the run a fence belongs to: what is done now can't be taken back. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ClientError::Engine`] with a refusal if the fence has fallen.
+    pub async fn pass_commit_point(&self, fence: Fence) -> Result<(u64, bool), ClientError> {
+        self.ask_standing(Command::PassCommitPoint { fence }).await
+    }
+
+    async fn ask_standing(&self, command: Command) -> Result<(u64, bool), ClientError> {
+        match self.submit_patiently(command).await? {
+            Reply::Standing { unread, committed } => Ok((unread, committed)),
+            other => unreachable!("a fence's standing is answered with it, not {other:?}"),
         }
     }
 
@@ -223,7 +363,7 @@ impl Client {
     pub async fn emit(&self, name: &str, scope: Option<&str>, data: &impl Serialize) -> Result<u64, ClientError> {
         let data = to_json("the event's data", data)?;
         let (name, scope) = (name.to_owned(), scope.map(str::to_owned));
-        let command = Command::EmitEvent { name, scope, data, metadata: None, priority: None };
+        let command = Command::EmitEvent { name, scope, data, metadata: None, priority: None, fence: None };
         match self.engine.submit(self.tenant, command).await? {
             (Reply::Emitted { seq, .. }, _) => Ok(seq),
             (other, _) => unreachable!("an event is answered with its number, not {other:?}"),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainspring_core::journal::{ChildEnd, Completion, Request};
+use mainspring_core::effect::Lineage;
+use mainspring_core::journal::{ChildEnd, Commit, Completion, Request, Wait};
 use mainspring_core::row::{OnParentEnd, RunState};
-use mainspring_core::{MessageId, RunId};
+use mainspring_core::{Command, Fence, MessageId, Reply, RunId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -21,6 +22,18 @@ use crate::journal::{Begun, Journal, Replayed};
 pub struct Context {
     journal: Arc<Journal>,
     key: Option<String>,
+    lineage: Lineage,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// Everything was done.
+    Done,
+    /// Nothing was done: a message waits, and the inbox is open.
+    MessageWaits,
+    /// Nothing was done: a document is not what it was taken to be, and this says which.
+    Conflict(String),
 }
 
 /// A message taken from the inbox.
@@ -80,8 +93,8 @@ pub struct Call {
 }
 
 impl Context {
-    pub(crate) fn new(journal: Arc<Journal>, key: Option<String>) -> Self {
-        Context { journal, key }
+    pub(crate) fn new(journal: Arc<Journal>, key: Option<String>, lineage: Lineage) -> Self {
+        Context { journal, key, lineage }
     }
 
     /// The run this function executes.
@@ -92,6 +105,11 @@ impl Context {
     /// The attempt, counted from 1.
     pub fn attempt(&self) -> u32 {
         self.journal.claim.attempt
+    }
+
+    /// The superseded runs this one follows.
+    pub fn lineage(&self) -> Lineage {
+        self.lineage
     }
 
     /// The run's key.
@@ -140,6 +158,77 @@ impl Context {
         match completion {
             Completion::Failed(error) => Err(Failure::Retryable(error)),
             other => self.value(name, other).await,
+        }
+    }
+
+    /// Like [`Context::run`], for a step that somebody outside works on: the step gets the fence with which they act, as
+    /// [`Client::put_document`] takes it. It is theirs until the result is recorded, the step is interrupted, or it
+    /// begins again after a crash; then the fence is another, and whatever a former holder asks for is refused.
+    ///
+    /// # Errors
+    /// As [`Context::run`].
+    pub async fn run_fenced<T, F, Fut>(&self, name: &str, step: F) -> Result<T, Failure>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnOnce(Fence) -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        let begin = Request::Begin { name: name.to_owned() };
+        let asked = Request::Run { name: name.to_owned(), result: Ok(Bytes::new()), took_ms: 0 };
+        let mut begun = false;
+        // One for each time a process ended in the middle of the step.
+        while self.journal.next_replayed_is(&begin) {
+            self.journal.replayed(&begin)?;
+            begun = true;
+        }
+        if begun && self.journal.next_replayed_is(&asked) {
+            return self.run(name, || async { unreachable!("its result is on record") }).await;
+        }
+        let fence = Fence { task: self.journal.claim.task, position: self.journal.position() };
+        self.journal.entry(begin).await?;
+        self.run(name, || step(fence)).await
+    }
+
+    /// Begins a step that somebody outside works on, as [`Context::run_fenced`] does, where other entries have to be made
+    /// before [`Context::run`] of the same name waits for its result. The fence is kept over a restart.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn begin(&self, name: &str) -> Result<Fence, Failure> {
+        let fence = Fence { task: self.journal.claim.task, position: self.journal.position() };
+        self.journal.entry(Request::Begin { name: name.to_owned() }).await?;
+        Ok(fence)
+    }
+
+    /// The place of the next journal entry. It is the same in every replay.
+    pub fn position(&self) -> u32 {
+        self.journal.position()
+    }
+
+    /// Takes their fence from whoever works on behalf of the present step, for use *inside* it: from now on they can do
+    /// nothing more. False if what they did can't be taken back any more (the inbox is closed): then nothing changes.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn interrupt(&self) -> Result<bool, Failure> {
+        let command = Command::Interrupt { claim: self.journal.claim };
+        match self.journal.client.submit_patiently(command).await {
+            Ok(Reply::Interrupted(interrupted)) => Ok(interrupted),
+            Ok(other) => unreachable!("an interruption is answered with whether it was one, not {other:?}"),
+            Err(error) => Err(self.journal.refused(error)),
+        }
+    }
+
+    /// Closes the inbox, writes documents, starts runs, sends messages and tells events: in one decision, or none of it.
+    ///
+    /// # Errors
+    /// [`Failure::Final`] if something in it is refused for what it is; other variants end the function.
+    pub async fn commit(&self, commit: Commit) -> Result<Committed, Failure> {
+        match self.journal.entry(Request::Commit { commit: Box::new(commit) }).await? {
+            Completion::Bool(true) => Ok(Committed::Done),
+            Completion::Bool(false) => Ok(Committed::MessageWaits),
+            Completion::Failed(conflict) => Ok(Committed::Conflict(conflict)),
+            other => unreachable!("a commit completes as done or not, not {other:?}"),
         }
     }
 
@@ -194,9 +283,22 @@ impl Context {
         self.receive_with(timeout, messages_max, true).await
     }
 
+    /// Takes up to `messages_max` messages from the inbox, waiting for the first until a time (milliseconds since the
+    /// Unix epoch). If `close`, the inbox closes in the same decision in which that time is over.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn receive_until(&self, at_ms: u64, messages_max: u32, close: bool) -> Result<Received, Failure> {
+        self.receive_waiting(Wait::Until(at_ms), messages_max, close).await
+    }
+
     async fn receive_with(&self, timeout: Option<Duration>, max: u32, close: bool) -> Result<Received, Failure> {
-        let timeout_ms = timeout.map(millis);
-        let request = Request::Receive { timeout_ms, messages_max: max, close_on_timeout: close };
+        let wait = timeout.map_or(Wait::Forever, |timeout| Wait::For(millis(timeout)));
+        self.receive_waiting(wait, max, close).await
+    }
+
+    async fn receive_waiting(&self, wait: Wait, messages_max: u32, close: bool) -> Result<Received, Failure> {
+        let request = Request::Receive { wait, messages_max, close_on_timeout: close };
         match self.journal.entry(request).await? {
             Completion::Messages(received) => {
                 let mut messages = Vec::with_capacity(received.len());

@@ -107,6 +107,17 @@ impl Journal {
         }))
     }
 
+    /// Whether the next entry is in the journal already, and is this one.
+    pub(crate) fn next_replayed_is(&self, request: &Request) -> bool {
+        let (kind, _, fingerprint) = request.identity();
+        self.lock().replay.front().is_some_and(|row| (row.kind, row.fingerprint) == (kind, fingerprint))
+    }
+
+    /// The place of the next entry.
+    pub(crate) fn position(&self) -> u32 {
+        self.lock().next
+    }
+
     /// Puts the next entry on record and gives what came of it, waiting if need be.
     pub(crate) async fn entry(&self, request: Request) -> Result<Completion, Failure> {
         match self.replayed(&request)? {

@@ -33,10 +33,15 @@ mod journal;
 mod worker;
 
 pub use client::{Accepted, Client, ClientError, SendOptions, StartOptions};
-pub use context::{Call, Context, Message, Received, RetryPolicy, SpawnOptions};
+pub use context::{Call, Committed, Context, Message, Received, RetryPolicy, SpawnOptions};
 pub use failure::Failure;
-pub use mainspring_core::row::OnParentEnd;
+pub use mainspring_core::effect::Lineage;
+pub use mainspring_core::journal::Commit;
+pub use mainspring_core::rate::RateUse;
+pub use mainspring_core::row::{DocumentRow, OnParentEnd};
 pub use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, TaskDef, WorkflowDef};
-pub use mainspring_core::{MessageId, RunId, TaskId, TenantId, WorkerId};
+pub use mainspring_core::{
+    Admission, DocumentKey, Fence, Guard, MessageId, PutDocument, Refusal, RunId, TaskId, TenantId, WorkerId,
+};
 pub use mainspring_engine::EngineError;
 pub use worker::{RunningWorker, TaskContext, Worker};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mainspring_core::command::Claim;
+use mainspring_core::effect::Lineage;
 use mainspring_core::place::SLOT;
 use mainspring_core::row::JournalRow;
 use mainspring_core::workflow::WorkflowDef;
@@ -254,8 +255,18 @@ impl Host {
     fn handle(&mut self, effect: Effect, say: &tokio::sync::mpsc::UnboundedSender<Said>) {
         match effect {
             Effect::Dispatch(dispatch) => {
-                let Dispatch { task, action, attempt, invocation, input, journal_len, key, messages_waiting, .. } =
-                    *dispatch;
+                let Dispatch {
+                    task,
+                    action,
+                    attempt,
+                    invocation,
+                    input,
+                    journal_len,
+                    key,
+                    messages_waiting,
+                    lineage,
+                    ..
+                } = *dispatch;
                 let Some(handler) = self.handlers.get(&action).cloned() else {
                     tracing::error!(%action, "given a task this worker does not offer");
                     return;
@@ -270,6 +281,7 @@ impl Host {
                     journal_len,
                     key,
                     messages_waiting,
+                    lineage,
                     idle: self.idle,
                 };
                 let work = tokio::spawn(job.carry_out(say.clone())).abort_handle();
@@ -319,6 +331,7 @@ struct Job {
     journal_len: u32,
     key: Option<String>,
     messages_waiting: Option<u64>,
+    lineage: Lineage,
     idle: Duration,
 }
 
@@ -381,7 +394,7 @@ impl Job {
                 };
                 let journal = Arc::new(Journal::new(self.client.clone(), self.claim, replay, self.messages_waiting));
                 let _ = say.send(Said::Ready(self.claim.task, self.invocation, journal.clone()));
-                let context = Context::new(journal.clone(), self.key.clone());
+                let context = Context::new(journal.clone(), self.key.clone(), self.lineage);
                 // Called inside, so that also what it does before its first await can't take the job with it.
                 let function = function.clone();
                 self.drive(guarded(Box::pin(async move { function(context, input).await })), &journal).await

@@ -1,16 +1,20 @@
 //! The closed list of what may be asked, and of the facts a decision may need that are not resident.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use crate::document::{DocumentKey, Guard, PutDocument};
+use crate::fence::Fence;
 use crate::id::{RunId, TaskId, TokenId, WorkerId};
 use crate::journal::Request;
 use crate::judge::Verdict;
 use crate::place::LabelValue;
-use crate::row::{ChildOf, ChildRow, JournalRow, LogRow, RunRow, RunWishes, TaskRow};
+use crate::rate::RateUse;
+use crate::row::{ChildOf, ChildRow, DocumentRow, JournalRow, LogRow, RunRow, RunWishes, TaskRow};
 use crate::workflow::WorkflowDef;
 
 /// A worker's claim on one attempt. A claim that is not the current one is refused, whatever it asks.
@@ -45,6 +49,20 @@ pub struct Idempotency {
     pub key: String,
     /// A hash of what is asked, so that another request under the same key is refused rather than swallowed.
     pub body: u64,
+}
+
+/// Whether a message may come in: what is asked of limits, and what makes a repeat recognisable for long.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Admission {
+    /// An id that is the sender's own for the message, and for how many milliseconds it is remembered: the same id again
+    /// is the same message, whatever it says.
+    pub once: Option<(String, u64)>,
+    /// What it takes from rate limits. Short ones refuse it.
+    pub rates: Vec<RateUse>,
+    /// Groups its inbox is counted in while it has a live run, and how many of each there may be.
+    pub groups: Vec<(String, u32)>,
+    /// Messages that may wait in or be with the live run of its inbox, if fewer than the core's own limit.
+    pub messages_max: Option<u32>,
 }
 
 /// A run to be started.
@@ -142,6 +160,8 @@ pub enum Command {
         payload: Bytes,
         /// Makes a repeat recognisable.
         idempotency: Option<Idempotency>,
+        /// What is asked of limits.
+        admission: Box<Admission>,
     },
     /// Tells that something happened: starts the workflows it triggers, completes the waits it satisfies.
     EmitEvent {
@@ -155,6 +175,8 @@ pub enum Command {
         metadata: Option<Bytes>,
         /// Of the runs it starts. `None` takes their workflows' defaults.
         priority: Option<u8>,
+        /// On whose behalf, if on a turn's.
+        fence: Option<Fence>,
     },
     /// Sends a named signal to a run. It is kept until the run takes it.
     SignalRun {
@@ -274,6 +296,32 @@ pub enum Command {
         /// The journal positions it waits for.
         waiting: Vec<u32>,
     },
+    /// Writes a document.
+    PutDocument {
+        /// What.
+        put: PutDocument,
+        /// On whose behalf, if on a turn's.
+        fence: Option<Fence>,
+        /// What must hold for that.
+        guard: Guard,
+        /// An event told with it: name, scope, data.
+        event: Option<(String, Option<String>, Bytes)>,
+    },
+    /// Asks how things stand for whoever works on behalf of a step. Records nothing.
+    LookAtFence {
+        /// On whose behalf.
+        fence: Fence,
+    },
+    /// Takes no more messages for a run: what is done on its behalf can't be taken back any more.
+    PassCommitPoint {
+        /// On whose behalf.
+        fence: Fence,
+    },
+    /// Ends the right of whoever works on behalf of a task's present step.
+    Interrupt {
+        /// The task's worker.
+        claim: Claim,
+    },
     /// Ends a task well.
     Complete {
         /// On whose behalf.
@@ -334,6 +382,13 @@ pub enum Command {
         /// Of which key.
         key: String,
     },
+    /// Asks which runs of a workflow with a key rule hold a key or wait for it. Records nothing.
+    LookAtKey {
+        /// Of which workflow.
+        workflow: String,
+        /// Which key.
+        key: String,
+    },
     /// Asks how the workers stand. Records nothing.
     LookAtWorkers,
     /// Counts what is live. Records nothing.
@@ -350,6 +405,9 @@ impl Command {
             | Command::EmitEvent { data: payload, .. }
             | Command::SignalRun { payload, .. }
             | Command::Complete { output: payload, .. } => payload.len(),
+            Command::PutDocument { put, event, .. } => {
+                put.body.len() + event.as_ref().map_or(0, |(_, _, data)| data.len())
+            }
             Command::Journal { request, .. } => request.payload_bytes(),
             Command::PutTenant { .. }
             | Command::PutWorkflow { .. }
@@ -371,6 +429,9 @@ impl Command {
             | Command::HeartbeatWorker { .. }
             | Command::RemoveWorker { .. }
             | Command::Suspend { .. }
+            | Command::LookAtFence { .. }
+            | Command::PassCommitPoint { .. }
+            | Command::Interrupt { .. }
             | Command::Supersede { .. }
             | Command::Fail { .. }
             | Command::Park { .. }
@@ -378,6 +439,7 @@ impl Command {
             | Command::RevokeToken { .. }
             | Command::Explain { .. }
             | Command::LookAtInbox { .. }
+            | Command::LookAtKey { .. }
             | Command::LookAtWorkers
             | Command::Count => 0,
         }
@@ -385,7 +447,7 @@ impl Command {
 }
 
 /// A fact that is not resident and that a decision wants to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// A run that may have ended.
     Run(RunId),
@@ -395,6 +457,8 @@ pub enum Need {
     Journal(TaskId, u32),
     /// A run that has ended, with its tasks and the children they asked for.
     Whole(RunId),
+    /// A document.
+    Document(DocumentKey),
 }
 
 /// A fact found, or found missing.
@@ -408,6 +472,8 @@ pub enum Fact {
     Journal(JournalRow),
     /// A run with its tasks, in order, and the children they asked for, each with the index of the asking task.
     Whole(RunRow, Vec<TaskRow>, Vec<(u16, ChildRow)>),
+    /// A document.
+    Document(DocumentRow),
     /// There is none.
     Missing,
 }

@@ -58,6 +58,19 @@ pub struct Dispatch {
     pub errors: Vec<(u16, String)>,
     /// When the task was first queued, in milliseconds since the Unix epoch.
     pub queued_at: u64,
+    /// The superseded runs it follows.
+    pub lineage: Lineage,
+}
+
+/// The superseded runs a run follows: whose messages it took over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lineage {
+    /// The first of the chain; the run itself if it follows none.
+    pub group: RunId,
+    /// How many were superseded before it.
+    pub superseded_before: u32,
+    /// The one right before it.
+    pub from: Option<RunId>,
 }
 
 /// A step in the life of a task.

@@ -11,6 +11,7 @@ use core::fmt::Write;
 use bytes::Bytes;
 
 use crate::effect::Effect;
+use crate::fence::Fence;
 use crate::id::{RunId, TaskId, VersionId};
 use crate::journal::Completion;
 use crate::machine::{Consequence, Step};
@@ -28,47 +29,67 @@ impl Step<'_> {
         data: Bytes,
         metadata: Option<Bytes>,
         priority: Option<u8>,
+        fence: Option<Fence>,
     ) -> Result<Reply, Refusal> {
+        if let Some(fence) = fence {
+            self.check_fence(fence)?;
+        }
         self.check_event(name, scope.as_deref(), &data)?;
         self.check_metadata(metadata.as_ref())?;
         let at = self.now;
-        let event = EventRow { name: name.to_owned(), scope, at, run: None, data, metadata };
+        let event =
+            EventRow { name: name.to_owned(), scope, at, run: fence.map(|fence| fence.task.run), data, metadata };
         let seq = self.publish(event, priority);
         Ok(Reply::Emitted { seq, at })
     }
 
     pub(crate) fn check_event(&self, name: &str, scope: Option<&str>, data: &Bytes) -> Result<(), Refusal> {
-        self.check_label("the event's name", name)?;
-        if let Some(scope) = scope {
-            self.check_key("the event's scope", scope)?;
-        }
-        let max = self.limits.event_bytes_max;
-        if data.len() > max {
-            return Err(Refusal::TooLarge { what: "the event's data", found: data.len(), max });
-        }
-        let fan_out = self.waits_for(name, scope).len();
-        if fan_out > self.limits.event_fan_out_max {
-            return Err(Refusal::Full {
-                what: "waits that one event would complete",
-                max: self.limits.event_fan_out_max,
-                action: "give the event a scope, so that fewer runs wait for the same one",
-            });
-        }
-        // Each run that is woken or started gets the data as its own.
-        let triggered = self.triggered_by(name);
-        let copies = (fan_out + triggered.len()).saturating_mul(data.len());
-        if copies > self.limits.event_copies_bytes_max {
-            return Err(Refusal::TooLarge {
-                what: "the event's data, over all runs that would get it,",
-                found: copies,
-                max: self.limits.event_copies_bytes_max,
-            });
-        }
-        for (_, def) in &triggered {
-            self.check_executable(def)?;
-        }
+        let starts = self.check_events(scope, [(name, data)])?;
         // An event that starts nothing is taken even when no run may start: it may be what lets others end.
-        if triggered.is_empty() { Ok(()) } else { self.check_live_runs() }
+        if starts == 0 { Ok(()) } else { self.check_live_runs() }
+    }
+
+    /// Checks events of one decision, which together have the limits of one. Answers how many runs they start.
+    pub(crate) fn check_events<'e>(
+        &self,
+        scope: Option<&str>,
+        events: impl IntoIterator<Item = (&'e str, &'e Bytes)>,
+    ) -> Result<usize, Refusal> {
+        let (mut woken, mut starts, mut copies) = (0_usize, 0_usize, 0_usize);
+        for (name, data) in events {
+            self.check_label("the event's name", name)?;
+            if let Some(scope) = scope {
+                self.check_key("the event's scope", scope)?;
+            }
+            let max = self.limits.event_bytes_max;
+            if data.len() > max {
+                return Err(Refusal::TooLarge { what: "the event's data", found: data.len(), max });
+            }
+            let fan_out = self.waits_for(name, scope).len();
+            woken += fan_out;
+            if woken > self.limits.event_fan_out_max {
+                return Err(Refusal::Full {
+                    what: "waits that one event would complete",
+                    max: self.limits.event_fan_out_max,
+                    action: "give the event a scope, so that fewer runs wait for the same one",
+                });
+            }
+            // Each run that is woken or started gets the data as its own.
+            let triggered = self.triggered_by(name);
+            starts += triggered.len();
+            copies = copies.saturating_add((fan_out + triggered.len()).saturating_mul(data.len()));
+            if copies > self.limits.event_copies_bytes_max {
+                return Err(Refusal::TooLarge {
+                    what: "the event's data, over all runs that would get it,",
+                    found: copies,
+                    max: self.limits.event_copies_bytes_max,
+                });
+            }
+            for (_, def) in &triggered {
+                self.check_executable(def)?;
+            }
+        }
+        Ok(starts)
     }
 
     /// Records an event, wakes who waits for it, starts what it triggers.
@@ -105,6 +126,16 @@ impl Step<'_> {
         let satisfied = self.waits_for(&event.name, event.scope.as_deref());
         if satisfied.is_empty() {
             return;
+        }
+        // Another event of the same decision finds nobody here any more: what it brought would be nobody's.
+        if let Some(waits) = self.t.event_waits.get_mut(&event.name) {
+            waits.remove(&None);
+            if event.scope.is_some() {
+                waits.remove(&event.scope);
+            }
+            if waits.is_empty() {
+                self.t.event_waits.remove(&event.name);
+            }
         }
         for (task, position) in satisfied {
             // Each has its own, because retention removes a run with the payloads in its journal.

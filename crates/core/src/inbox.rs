@@ -6,14 +6,15 @@
 //! not take, so that whoever sent it can be told.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use crate::command::Idempotency;
+use crate::command::{Admission, Facts, Idempotency};
+use crate::document::{DocumentKey, PutDocument};
 use crate::effect::Effect;
 use crate::id::{MessageId, RunId, TaskId};
 use crate::journal::{Completion, PendingKind, Received};
@@ -40,38 +41,100 @@ impl Step<'_> {
         key: &str,
         payload: Bytes,
         idempotency: Option<Idempotency>,
+        admission: Admission,
+        facts: &Facts,
     ) -> Result<Reply, Refusal> {
         if let Some(known) = self.known_request(idempotency.as_ref(), true)?
             && let Some(message) = known.message
         {
             return Ok(Reply::Accepted { message, run: known.run, duplicate: true });
         }
+        if let Some((id, _)) = &admission.once {
+            self.check_key("the message's own id", id)?;
+        }
+        let once = admission.once.as_ref().map(|(id, ttl_ms)| (once_key(workflow, key, id), *ttl_ms));
+        let known = once.as_ref().and_then(|(once, _)| self.small_document(once, facts));
+        if let Some((message, run)) = known.and_then(|body| read_once(&body)) {
+            return Ok(Reply::Accepted { message, run, duplicate: true });
+        }
+        let max = admission.messages_max.map_or(usize::MAX, |max| max as usize);
+        self.check_message(workflow, key, &payload, max)?;
+        self.check_groups(workflow, key, &admission.groups)?;
+        // Last, because it takes what it checks.
+        self.admit_message(&admission.rates)?;
+        let groups: BTreeSet<String> = admission.groups.into_iter().map(|(group, _)| group).collect();
+        let (message, run) = self.put_message(workflow, key, payload, groups.into_iter().collect())?;
+        self.remember_request(idempotency, Some(message), run);
+        if let Some((once, ttl_ms)) = once {
+            let body = write_once(message, run);
+            let put = PutDocument { key: once, expect: None, body, ttl_ms: Some(ttl_ms), history: 0 };
+            self.write_document(put, None, facts);
+        }
+        Ok(Reply::Accepted { message, run, duplicate: false })
+    }
+
+    /// Everything about a message itself that could refuse it.
+    pub(crate) fn check_message(
+        &self,
+        workflow: &str,
+        key: &str,
+        payload: &Bytes,
+        messages_max: usize,
+    ) -> Result<(), Refusal> {
         self.check_key("the key", key)?;
-        self.check_payload("the message", &payload)?;
-        let (version, def) = self.current_def(workflow)?;
+        self.check_payload("the message", payload)?;
+        let (_, def) = self.current_def(workflow)?;
         if !def.inbox {
             return Err(Refusal::NoInbox { name: def.name.clone() });
         }
-        let place = (workflow.to_owned(), key.to_owned());
-        match self.t.inboxes.get(&place) {
-            Some(inbox) if inbox.unread.len() + inbox.received.len() >= self.limits.inbox_messages_max => {
-                return Err(Refusal::Full {
-                    what: "messages in this inbox",
-                    max: self.limits.inbox_messages_max,
-                    action: "wait until its run has answered some",
-                });
-            }
-            Some(_) => {}
-            None => self.check_live_runs()?,
+        let max = messages_max.min(self.limits.inbox_messages_max);
+        let inbox = self.t.inboxes.get(&(workflow.to_owned(), key.to_owned()));
+        if inbox.map_or(0, |inbox| inbox.unread.len() + inbox.received.len()) >= max {
+            return Err(Refusal::Full {
+                what: "messages in this inbox",
+                max,
+                action: "wait until its run has answered some",
+            });
         }
+        if inbox.is_some() { Ok(()) } else { self.check_live_runs() }
+    }
 
+    /// Whether another inbox of these groups may get a live run.
+    fn check_groups(&self, workflow: &str, key: &str, groups: &[(String, u32)]) -> Result<(), Refusal> {
+        if self.t.inboxes.contains_key(&(workflow.to_owned(), key.to_owned())) {
+            return Ok(());
+        }
+        for (group, max) in groups {
+            self.check_key("the group's name", group)?;
+            if self.t.groups.get(group).copied().unwrap_or(0) >= *max {
+                return Err(Refusal::Crowded { group: group.clone(), max: *max });
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a checked message into an inbox, and starts a run for it if none is live.
+    pub(crate) fn put_message(
+        &mut self,
+        workflow: &str,
+        key: &str,
+        payload: Bytes,
+        groups: Vec<String>,
+    ) -> Result<(MessageId, RunId), Refusal> {
+        let (version, def) = self.current_def(workflow)?;
+        let place = (workflow.to_owned(), key.to_owned());
         let message = MessageId(self.ids.mint());
         let body = payload.clone();
         let payload = self.store_payload(payload);
         let is_new = !self.t.inboxes.contains_key(&place);
         let fresh = self.ids.mint_run();
+        if is_new {
+            for group in &groups {
+                *self.t.groups.entry(group.clone()).or_default() += 1;
+            }
+        }
         let inbox = self.t.inboxes.entry(place.clone()).or_insert_with(|| Inbox {
-            row: InboxRow { live: fresh, closed: false, successor: None, next_seq: 0 },
+            row: InboxRow { live: fresh, closed: false, successor: None, next_seq: 0, groups },
             unread: BTreeMap::new(),
             received: BTreeMap::new(),
         });
@@ -90,7 +153,6 @@ impl Step<'_> {
         self.out.put(Table::Message, &row::key::message(self.tenant, message), &row);
         inbox.unread.insert(seq, (message, row));
         self.dirty_inboxes.insert(place);
-        self.remember_request(idempotency, Some(message), run);
         if def.lifecycle_events.is_some() {
             let data = accepted_event(message, &body);
             let (name, scope, at) = ("message.accepted".to_owned(), Some(key.to_owned()), self.now);
@@ -102,7 +164,7 @@ impl Step<'_> {
         } else {
             self.offer_messages(live, seq);
         }
-        Ok(Reply::Accepted { message, run, duplicate: false })
+        Ok((message, run))
     }
 
     /// Hands unread messages to the live run if it waits for some, or lets its worker know.
@@ -161,6 +223,11 @@ impl Step<'_> {
         self.inbox_of(run).is_some_and(|inbox| !inbox.row.closed && !inbox.unread.is_empty())
     }
 
+    /// Messages of an inbox that its live run has not received, whether it still takes some or not.
+    pub(crate) fn unread_messages(&mut self, run: RunId) -> u64 {
+        self.inbox_of(run).map_or(0, |inbox| inbox.unread.len() as u64)
+    }
+
     /// The place of the last message that waits unread for this run.
     pub(crate) fn last_unread(&mut self, run: RunId) -> Option<u64> {
         let inbox = self.inbox_of(run).filter(|inbox| !inbox.row.closed)?;
@@ -170,7 +237,8 @@ impl Step<'_> {
     /// Closes the inbox for its live run. Whatever the run still waits to receive will not come, and it is told so.
     pub(crate) fn close_inbox(&mut self, run: RunId) {
         let Some(place) = self.place_of(run) else { return };
-        let Some(inbox) = self.inbox_of(run) else { return };
+        // One that is closed already stays as it is, and nobody waits for it.
+        let Some(inbox) = self.inbox_of(run).filter(|inbox| !inbox.row.closed) else { return };
         inbox.row.closed = true;
         self.dirty_inboxes.insert(place);
         let task = TaskId { run, index: 0 };
@@ -227,7 +295,10 @@ impl Step<'_> {
         }
         self.dirty_inboxes.insert(place.clone());
         if inbox.unread.is_empty() {
-            self.t.inboxes.remove(&place);
+            let gone = self.t.inboxes.remove(&place);
+            for group in gone.into_iter().flat_map(|inbox| inbox.row.groups) {
+                self.t.leave_group(&group);
+            }
             if how == RunState::Superseded {
                 self.publish_superseded(run, None);
             }
@@ -244,12 +315,32 @@ impl Step<'_> {
         }
         let (workflow, key) = place;
         // The workflow may have a new version by now; new runs use it. Its old version is the fallback.
-        let old = self.t.runs.get(&run).map(|run| (run.row.version, run.def.clone()));
+        let ended = self.t.runs.get(&run);
+        let old = ended.map(|run| (run.row.version, run.def.clone()));
+        // What took over messages belongs to one chain; what merely follows begins a new one.
+        let lineage = ended
+            .filter(|_| how == RunState::Superseded)
+            .map(|ended| (ended.row.group.unwrap_or(run), ended.row.superseded_before + 1));
         let found = self.current_def(&workflow).ok().filter(|(_, def)| def.inbox).or(old);
         let Some((version, def)) = found else { return };
         let superseded_from = (how == RunState::Superseded).then_some(run);
-        self.create_run(NewRun { key: Some(key), superseded_from, ..NewRun::of(successor, version, def) });
+        self.create_run(NewRun { key: Some(key), superseded_from, lineage, ..NewRun::of(successor, version, def) });
     }
+}
+
+/// The document that remembers a message by its sender's own id.
+pub(crate) fn once_key(workflow: &str, key: &str, id: &str) -> DocumentKey {
+    // With the lengths, so that no two of these can be spelt the same.
+    DocumentKey::new("message", format!("{}:{}:{workflow}:{key}:{id}", workflow.len(), key.len()))
+}
+
+fn write_once(message: MessageId, run: RunId) -> Bytes {
+    [message.to_bytes(), run.to_bytes()].concat().into()
+}
+
+fn read_once(body: &Bytes) -> Option<(MessageId, RunId)> {
+    let number = |from: usize| Some(u128::from_be_bytes(body.get(from..from + 16)?.try_into().ok()?));
+    Some((MessageId(number(0)?), RunId(number(16)?)))
 }
 
 /// The data of `message.accepted`. A short message, which is JSON by convention, goes with it, so that whoever follows

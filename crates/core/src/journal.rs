@@ -5,6 +5,8 @@
 //! pending ones live in the task's row, because timers, inboxes and children must find them.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -13,6 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Claim, Fact, Facts, Need};
+use crate::document::{DocumentKey, PutDocument};
 use crate::effect::Effect;
 use crate::id::{MessageId, Ms, RunId, TaskId};
 use crate::machine::{Consequence, End, Step};
@@ -21,6 +24,17 @@ use crate::row::{self, EventRow, JournalRow, OnParentEnd, Parent, PayloadRef, Ru
 use crate::run::NewRun;
 use crate::timer::TimerKey;
 use crate::write::Table;
+
+/// How long something is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Without end.
+    Forever,
+    /// So many milliseconds from now; 0 only looks.
+    For(u64),
+    /// Until a time; one that has passed only looks.
+    Until(Ms),
+}
 
 /// What a durable function may ask of its journal.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,8 +55,8 @@ pub enum Request {
     },
     /// Takes messages from the run's inbox, waiting if there is none.
     Receive {
-        /// How long to wait at most. `None` waits for ever; 0 only looks.
-        timeout_ms: Option<u64>,
+        /// How long to wait at most.
+        wait: Wait,
         /// How many to take at most, at least 1.
         messages_max: u32,
         /// Whether, when nothing came in time, the inbox closes for this run in the same decision.
@@ -104,6 +118,16 @@ pub enum Request {
         /// Its data.
         data: Bytes,
     },
+    /// Begins a step that somebody outside works on. Its place is the fence of whoever does.
+    Begin {
+        /// The step's name.
+        name: String,
+    },
+    /// Closes the inbox and does everything else that goes with it, in one decision or not at all.
+    Commit {
+        /// What.
+        commit: Box<Commit>,
+    },
     /// Cancels another run of the tenant.
     Cancel {
         /// Which run.
@@ -111,6 +135,34 @@ pub enum Request {
         /// Why.
         reason: String,
     },
+}
+
+/// What goes with the end of a turn.
+///
+/// Completes as `false`, with nothing done, if a message waits and the inbox is not closed yet; as failed, with nothing
+/// done, if a document is not what it was taken to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Commit {
+    /// Also while a message waits: it goes to the successor.
+    pub force: bool,
+    /// Documents to be written.
+    pub documents: Vec<PutDocument>,
+    /// Runs to be started that nobody waits for: workflow, key, input.
+    pub runs: Vec<(String, Option<String>, Bytes)>,
+    /// Messages to other inboxes: workflow, key, payload.
+    pub messages: Vec<(String, String, Bytes)>,
+    /// Events scoped to the run's key: name, data.
+    pub events: Vec<(String, Bytes)>,
+}
+
+impl Commit {
+    fn payload_bytes(&self) -> usize {
+        let documents = self.documents.iter().map(|put| put.body.len());
+        let runs = self.runs.iter().map(|(_, _, input)| input.len());
+        let messages = self.messages.iter().map(|(_, _, payload)| payload.len());
+        let events = self.events.iter().map(|(_, data)| data.len());
+        documents.chain(runs).chain(messages).chain(events).sum()
+    }
 }
 
 /// The kind of a journal entry.
@@ -138,6 +190,10 @@ pub enum EntryKind {
     Emit,
     /// Another run cancelled.
     Cancel,
+    /// A step begun.
+    Begin,
+    /// A turn committed.
+    Commit,
 }
 
 impl EntryKind {
@@ -155,6 +211,8 @@ impl EntryKind {
             EntryKind::Signal => "signal",
             EntryKind::Emit => "emit",
             EntryKind::Cancel => "cancel",
+            EntryKind::Begin => "begin",
+            EntryKind::Commit => "commit",
         }
     }
 }
@@ -264,6 +322,7 @@ impl Request {
             | Request::Spawn { input: payload, .. }
             | Request::Signal { payload, .. }
             | Request::Emit { data: payload, .. } => payload.len(),
+            Request::Commit { commit } => commit.payload_bytes(),
             Request::Run { result: Err(_), .. }
             | Request::Sleep { .. }
             | Request::Receive { .. }
@@ -271,6 +330,7 @@ impl Request {
             | Request::Close { .. }
             | Request::WaitEvent { .. }
             | Request::WaitSignal { .. }
+            | Request::Begin { .. }
             | Request::Cancel { .. } => 0,
         }
     }
@@ -293,6 +353,8 @@ impl Request {
             Request::Signal { run, name, .. } => named(EntryKind::Signal, name, &[&run.to_bytes()]),
             Request::Emit { name, .. } => named(EntryKind::Emit, name, &[]),
             Request::Cancel { run, .. } => named(EntryKind::Cancel, &run.to_string(), &[]),
+            Request::Begin { name } => named(EntryKind::Begin, name, &[]),
+            Request::Commit { .. } => named(EntryKind::Commit, "", &[]),
         }
     }
 }
@@ -346,9 +408,12 @@ impl Step<'_> {
             | Request::Spawn { .. }
             | Request::Signal { .. }
             | Request::Emit { .. }
+            | Request::Begin { .. }
+            | Request::Commit { .. }
             | Request::Cancel { .. } => now,
         };
-        let begun = self.begin_entry(claim.task, position, request);
+        let ends_step = matches!(request, Request::Run { .. });
+        let begun = self.begin_entry(claim.task, position, request, facts);
         let done = match &begun {
             Begun::Done(completion) => Some((now, completion.clone())),
             Begun::Pending(..) => None,
@@ -359,6 +424,9 @@ impl Step<'_> {
             task.journal_len += 1;
             // A recorded entry is progress: whatever took workers away before was not this task stuck.
             task.losses = 0;
+            if ends_step {
+                task.fence = None;
+            }
         }
         self.dirty_task(claim.task);
         match begun {
@@ -474,12 +542,88 @@ impl Step<'_> {
                 self.check_payload("the signal's payload", payload)
             }
             Request::Emit { name, scope, data } => self.check_event(name, scope.as_deref(), data),
+            Request::Begin { name } => self.check_label("the step's name", name),
+            Request::Commit { commit } => {
+                in_inbox_run()?;
+                self.check_commit(id, commit)
+            }
             Request::Cancel { .. } => Ok(()),
         }
     }
 
+    fn check_commit(&self, id: TaskId, commit: &Commit) -> Result<(), Refusal> {
+        let max = self.limits.commit_parts_max;
+        let lengths = [commit.documents.len(), commit.runs.len(), commit.messages.len(), commit.events.len()];
+        if lengths.into_iter().any(|length| length > max) {
+            return Err(Refusal::Full { what: "parts of one commit", max, action: "commit less at once" });
+        }
+        let (found, max) = (commit.payload_bytes(), self.limits.commit_bytes_max);
+        if found > max {
+            return Err(Refusal::TooLarge { what: "the commit, all its parts together,", found, max });
+        }
+        for put in &commit.documents {
+            self.check_document(put)?;
+        }
+        for (workflow, key, input) in &commit.runs {
+            self.check_payload("the run's input", input)?;
+            let (_, def) = self.current_def(workflow)?;
+            self.check_start(&def, key.as_deref())?;
+        }
+        for (workflow, key, payload) in &commit.messages {
+            self.check_message(workflow, key, payload, usize::MAX)?;
+        }
+        let scope = self.t.runs.get(&id.run).and_then(|run| run.row.key.as_deref());
+        let events = commit.events.iter().map(|(name, data)| (name.as_str(), data));
+        let triggered = self.check_events(scope, events)?;
+        // Each was checked as if it came alone; they come together.
+        let places = commit.messages.iter().map(|(workflow, key, _)| (workflow.clone(), key.clone()));
+        let begun: BTreeSet<_> = places.filter(|place| !self.t.inboxes.contains_key(place)).collect();
+        match commit.runs.len() + begun.len() + triggered {
+            0 => Ok(()),
+            starts => self.check_live_runs_and(starts),
+        }
+    }
+
+    /// Carries a checked commit out, whole or not at all.
+    fn commit(&mut self, id: TaskId, commit: Commit, facts: &Facts) -> Completion {
+        if self.messages_wait(id.run) && !commit.force {
+            return Completion::Bool(false);
+        }
+        let mut keys = BTreeSet::new();
+        for put in &commit.documents {
+            if !keys.insert(&put.key) {
+                let DocumentKey { kind, name } = &put.key;
+                return Completion::Failed(format!("{kind} {name:?} is in one commit twice: write it once"));
+            }
+            if let Err(conflict) = self.check_version(put, facts) {
+                return Completion::Failed(conflict.to_string());
+            }
+        }
+        self.close_inbox(id.run);
+        for put in commit.documents {
+            self.write_document(put, Some(id.run), facts);
+        }
+        let scope = self.t.runs.get(&id.run).and_then(|run| run.row.key.clone());
+        for (name, data) in commit.events {
+            let event = EventRow { name, scope: scope.clone(), at: self.now, run: Some(id.run), data, metadata: None };
+            self.publish(event, None);
+        }
+        for (workflow, key, input) in commit.runs {
+            // Checked before, in this very decision.
+            let Ok((version, def)) = self.current_def(&workflow) else { continue };
+            let input = Some(self.store_payload(input));
+            let run = self.ids.mint_run();
+            self.create_run(NewRun { key, input, ..NewRun::of(run, version, def) });
+        }
+        for (workflow, key, payload) in commit.messages {
+            let put = self.put_message(&workflow, &key, payload, Vec::new());
+            assert!(put.is_ok(), "a message that was checked is taken: {put:?}");
+        }
+        Completion::Bool(true)
+    }
+
     /// Carries a checked request out as far as it goes now.
-    fn begin_entry(&mut self, id: TaskId, position: u32, request: Request) -> Begun {
+    fn begin_entry(&mut self, id: TaskId, position: u32, request: Request, facts: &Facts) -> Begun {
         let deadline = |now: Ms, timeout: Option<u64>| timeout.map(|timeout| now.saturating_add(timeout));
         let now = self.now;
         match request {
@@ -487,7 +631,7 @@ impl Step<'_> {
             Request::Run { result: Err(error), .. } => Begun::Done(Completion::Failed(error)),
             Request::Sleep { duration_ms: 0 } => Begun::Done(Completion::Unit),
             Request::Sleep { duration_ms } => Begun::Pending(PendingKind::Sleep, deadline(now, Some(duration_ms))),
-            Request::Receive { timeout_ms, messages_max, close_on_timeout } => {
+            Request::Receive { wait, messages_max, close_on_timeout } => {
                 if self.inbox_closed(id.run) {
                     return Begun::Done(Completion::Closed);
                 }
@@ -495,13 +639,18 @@ impl Step<'_> {
                 if !messages.is_empty() {
                     return Begun::Done(Completion::Messages(messages));
                 }
-                if timeout_ms == Some(0) {
+                let until = match wait {
+                    Wait::Forever => None,
+                    Wait::For(wait_ms) => Some(now.saturating_add(wait_ms)),
+                    Wait::Until(at) => Some(at),
+                };
+                if until.is_some_and(|at| at <= now) {
                     if close_on_timeout {
                         self.close_inbox(id.run);
                     }
                     return Begun::Done(Completion::TimedOut);
                 }
-                Begun::Pending(PendingKind::Receive { messages_max, close_on_timeout }, deadline(now, timeout_ms))
+                Begun::Pending(PendingKind::Receive { messages_max, close_on_timeout }, until)
             }
             Request::Peek => Begun::Done(Completion::Bool(self.messages_wait(id.run))),
             Request::Close { force } => {
@@ -547,6 +696,13 @@ impl Step<'_> {
                 self.publish(event, None);
                 Begun::Done(Completion::Unit)
             }
+            Request::Begin { .. } => {
+                if let Some(task) = self.t.task_mut(id) {
+                    task.fence = Some(position);
+                }
+                Begun::Done(Completion::Unit)
+            }
+            Request::Commit { commit } => Begun::Done(self.commit(id, *commit, facts)),
             Request::Cancel { run, reason } => {
                 let error = Some(self.kept_text(reason));
                 let end = End { state: RunState::Cancelled, output: None, error };

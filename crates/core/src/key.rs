@@ -3,6 +3,7 @@
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use crate::id::{Ms, RunId};
@@ -97,6 +98,13 @@ impl Step<'_> {
         if queue.live.is_empty() && queue.waiting.is_empty() {
             self.t.keys.remove(&place);
         }
+    }
+
+    /// The runs of a key that have not ended, oldest first: those that hold a place and those that wait for one.
+    pub(crate) fn look_at_key(&self, workflow: String, key: String) -> Vec<RunId> {
+        let Some(queue) = self.t.keys.get(&(workflow, key)) else { return Vec::new() };
+        let waiting = queue.waiting.iter().map(|(_, _, run)| *run);
+        queue.live.iter().copied().chain(waiting).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub(crate) fn explain_key(&self, run: &Run) -> Option<String> {

@@ -6,15 +6,17 @@
 //!
 //! Reading order: [`command`] (what may be asked), [`write`] (what is recorded), [`effect`] (what the world must do),
 //! [`reply`] (what is answered), then one file per noun: [`run`], [`task`], [`judge`], [`journal`], [`inbox`], [`key`],
-//! [`event`], [`timer`], [`worker`], [`place`], [`rate`], [`idempotency`], [`token`]. [`machine`] ties them together.
+//! [`event`], [`timer`], [`worker`], [`place`], [`rate`], [`idempotency`], [`token`], [`document`], [`fence`]. [`machine`] ties them together.
 
 #![no_std]
 
 extern crate alloc;
 
 pub mod command;
+pub mod document;
 pub mod effect;
 pub mod event;
+pub mod fence;
 pub mod id;
 pub mod idempotency;
 pub mod inbox;
@@ -39,8 +41,10 @@ pub mod worker;
 pub mod workflow;
 pub mod write;
 
-pub use crate::command::{Command, Fact, Facts, Held, Need, NewWorker, Start};
+pub use crate::command::{Admission, Command, Fact, Facts, Held, Need, NewWorker, Start};
+pub use crate::document::{DocumentKey, Guard, PutDocument};
 pub use crate::effect::{Dispatch, Effect, TaskChange};
+pub use crate::fence::Fence;
 pub use crate::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
 pub use crate::machine::{Core, Moment};
 pub use crate::reply::{Refusal, Reply, WorkerView};

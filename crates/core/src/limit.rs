@@ -70,6 +70,18 @@ pub struct Limits {
     pub definition_bytes_max: usize,
     /// Bytes of a reason or error as it is kept. It stays in memory with its run, and with each task it ended.
     pub reason_bytes_max: usize,
+    /// Bytes of one document. It is written whole each time.
+    pub document_bytes_max: usize,
+    /// Milliseconds for which a document that was written stays marked. Longer than any load of a fact may take, see
+    /// `fact_age_ms_max`, so that a decision never takes an older version for the present one.
+    pub document_mark_ms: u64,
+    /// Milliseconds after which a fact that was loaded for a decision is loaded again.
+    pub fact_age_ms_max: u64,
+    /// Documents, runs, events and messages one commit may carry, each.
+    pub commit_parts_max: usize,
+    /// Bytes of everything that comes with one commit. Kept twice (a document with its history, a message with its event)
+    /// and with the copies its events may make, it still fits into one record of the log.
+    pub commit_bytes_max: usize,
     /// Timers fired by one tick. The rest follow in the next, so that one tick never stalls the partition.
     pub timers_per_tick_max: usize,
 }
@@ -108,6 +120,11 @@ impl Default for Limits {
             tick_bytes_max: 1024 * 1024,
             definition_bytes_max: 256 * 1024,
             reason_bytes_max: 64 * 1024,
+            document_bytes_max: 256 * 1024,
+            document_mark_ms: 40_000,
+            fact_age_ms_max: 20_000,
+            commit_parts_max: 200,
+            commit_bytes_max: 8 * 1024 * 1024,
             timers_per_tick_max: 1_000,
         }
     }

@@ -6,10 +6,12 @@
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::command::{Command, Facts, Need};
 use crate::id::{Ids, Ms, RunId, TaskId, TenantId, mix};
-use crate::journal::Completion;
+use crate::inbox::once_key;
+use crate::journal::{Completion, Request};
 use crate::limit::Limits;
 use crate::reply::{Counts, Refusal, Reply};
 use crate::row::{self, MetaRow, PayloadRef, RunState};
@@ -100,13 +102,32 @@ impl Core {
         self.timers.next_due()
     }
 
-    /// The facts a command needs that are not resident. Pure: asking changes nothing.
+    /// The facts a command needs that are not resident. Pure: asking changes nothing. A fact must not be older than
+    /// `fact_age_ms_max` when the command is decided; otherwise it is to be loaded again.
     ///
     /// Facts are loaded from what is durable, so the engine loads them only after everything decided so far is.
-    pub fn needs(&self, tenant: TenantId, command: &Command) -> Option<Need> {
-        let tenant = self.tenants.get(&tenant)?;
+    pub fn needs(&self, tenant: TenantId, command: &Command) -> Vec<Need> {
+        let Some(tenant) = self.tenants.get(&tenant) else { return Vec::new() };
+        let documents = match command {
+            Command::Journal { claim, position, request: Request::Commit { commit } }
+                if tenant.journal_need(claim, *position).is_none() =>
+            {
+                commit.documents.as_slice()
+            }
+            Command::PutDocument { put, .. } => core::slice::from_ref(put),
+            _ => &[],
+        };
+        let documents = documents.iter().filter_map(|put| tenant.document_need(&put.key));
+        Core::need(tenant, command).into_iter().chain(documents).collect()
+    }
+
+    fn need(tenant: &Tenant, command: &Command) -> Option<Need> {
         match command {
             Command::Journal { claim, position, .. } => tenant.journal_need(claim, *position),
+            Command::SendMessage { workflow, key, admission, .. } => {
+                let (id, _) = admission.once.as_ref()?;
+                tenant.document_need(&once_key(workflow, key, id))
+            }
             Command::Complete { claim, .. } | Command::Fail { claim, .. } | Command::Supersede { claim, .. } => {
                 tenant.ended_task_need(claim)
             }
@@ -131,7 +152,10 @@ impl Core {
             | Command::ExtendTimeout { .. }
             | Command::ReleaseSlots { .. }
             | Command::PutRate { .. }
-            | Command::SendMessage { .. }
+            | Command::PutDocument { .. }
+            | Command::LookAtFence { .. }
+            | Command::PassCommitPoint { .. }
+            | Command::Interrupt { .. }
             | Command::EmitEvent { .. }
             | Command::RegisterWorker { .. }
             | Command::HeartbeatWorker { .. }
@@ -141,6 +165,7 @@ impl Core {
             | Command::PutToken { .. }
             | Command::RevokeToken { .. }
             | Command::LookAtInbox { .. }
+            | Command::LookAtKey { .. }
             | Command::LookAtWorkers
             | Command::Count => None,
         }
@@ -257,11 +282,15 @@ impl Step<'_> {
             Command::ReplayRun { run, tasks } => self.replay_run(run, tasks, facts),
             Command::CancelRun { run, reason } => self.cancel_run(run, reason, facts),
             Command::ResumeRun { run } => self.resume_run(run, facts),
-            Command::SendMessage { workflow, key, payload, idempotency } => {
-                self.send_message(&workflow, &key, payload, idempotency)
+            Command::SendMessage { workflow, key, payload, idempotency, admission } => {
+                self.send_message(&workflow, &key, payload, idempotency, *admission, facts)
             }
-            Command::EmitEvent { name, scope, data, metadata, priority } => {
-                self.emit_event(&name, scope, data, metadata, priority)
+            Command::PutDocument { put, fence, guard, event } => self.put_document(put, fence, guard, event, facts),
+            Command::LookAtFence { fence } => self.look_at_fence(fence),
+            Command::PassCommitPoint { fence } => self.pass_commit_point(fence),
+            Command::Interrupt { claim } => self.interrupt(claim),
+            Command::EmitEvent { name, scope, data, metadata, priority, fence } => {
+                self.emit_event(&name, scope, data, metadata, priority, fence)
             }
             Command::SignalRun { run, name, payload } => self.signal_run(run, name, payload, facts),
             Command::RegisterWorker { worker, new, local, lease_ms, holds } => {
@@ -289,6 +318,7 @@ impl Step<'_> {
             Command::RevokeToken { token } => self.revoke_token(token),
             Command::Explain { run } => self.explain(run, facts),
             Command::LookAtInbox { workflow, key } => Ok(Reply::Inbox(self.look_at_inbox(workflow, key))),
+            Command::LookAtKey { workflow, key } => Ok(Reply::OfKey(self.look_at_key(workflow, key))),
             Command::LookAtWorkers => Ok(Reply::Workers(self.look_at_workers())),
             Command::Count => Ok(Reply::Counts(self.t.counts())),
         }
@@ -304,6 +334,7 @@ impl Step<'_> {
             TimerKey::Acknowledge(task, invocation) => self.not_acknowledged(task, invocation),
             TimerKey::Refill => self.refill(),
             TimerKey::Idempotency => self.expire_idempotency(),
+            TimerKey::Marks => self.forget_marks(),
         }
     }
 

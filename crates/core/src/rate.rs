@@ -8,6 +8,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,16 @@ pub(crate) struct Rate {
     pub(crate) waiting: BTreeSet<(String, Arc<Wants>)>,
 }
 
+impl Rate {
+    /// Says nothing that its next use would not say.
+    fn idle(&self, now: Ms) -> bool {
+        !self.row.put && self.row.over(now) && self.waiting.is_empty()
+    }
+}
+
+/// Limits looked at when one comes in, to see whether they can go: more than come in.
+const RATES_SEEN_AT_ONCE: usize = 64;
+
 impl RateRow {
     /// What is left now.
     pub fn left_at(&self, now: Ms) -> u32 {
@@ -57,7 +69,12 @@ impl RateRow {
     }
 
     /// Another limit: what was taken in this window stays taken.
-    fn set(&mut self, limit: u32, window_ms: u64) {
+    fn set(&mut self, limit: u32, window_ms: u64, now: Ms) {
+        if (self.limit, self.window_ms) == (limit, window_ms) {
+            return;
+        }
+        // Of a window that is over nothing is left to count, also if the new one is longer.
+        self.turn(now);
         let taken = self.limit.saturating_sub(self.left);
         self.limit = limit;
         self.window_ms = window_ms;
@@ -108,7 +125,7 @@ impl Step<'_> {
                 let before = rate.row.clone();
                 rate.row.put |= put;
                 if (before.limit, before.window_ms) != (limit, window_ms) {
-                    rate.row.set(limit, window_ms);
+                    rate.row.set(limit, window_ms, now);
                     self.release_line(name);
                 }
                 if self.t.rates.get(name).is_some_and(|rate| rate.row == before) {
@@ -158,16 +175,72 @@ impl Step<'_> {
         Ok(())
     }
 
+    /// Takes what a message needs from its limits, or refuses it and takes nothing.
+    pub(crate) fn admit_message(&mut self, uses: &[RateUse]) -> Result<(), Refusal> {
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let now = self.now;
+        for rate_use in uses {
+            self.check_key("the limit's name", &rate_use.name)?;
+        }
+        let units = units_by_name(uses);
+        let fresh = units.keys().filter(|name| !self.t.rates.contains_key(**name)).count();
+        let full = fresh > 0 && self.t.rates.len() + fresh > self.limits.rates_max;
+        if full && !self.t.rates.values().any(|rate| rate.idle(now)) {
+            return Err(Refusal::Full {
+                what: "rate limits of this tenant",
+                max: self.limits.rates_max,
+                action: "use fewer keys, or wait until some have not been used for a window",
+            });
+        }
+        for (name, units) in units {
+            let Some(row) = self.rate_as_used(name, uses).filter(|row| row.left_at(now) < units) else { continue };
+            // More than there ever is stays short.
+            let from = if row.over(now) { now } else { row.since };
+            let retry_after_ms = from.saturating_add(row.window_ms).saturating_sub(now).max(1);
+            let (limit, window_ms) = (row.limit, row.window_ms);
+            return Err(Refusal::TooFast { name: name.to_owned(), limit, window_ms, retry_after_ms });
+        }
+        self.forget_idle_rates();
+        for rate_use in uses {
+            if let Some((limit, window_ms)) = rate_use.sets {
+                self.set_rate(&rate_use.name, limit, window_ms.max(1), false);
+            }
+        }
+        let taken = self.take_rates(uses);
+        assert!(taken.is_ok(), "what was found sufficient is: {taken:?}");
+        Ok(())
+    }
+
+    /// A limit as it is once these uses have set it. `None`: nobody has put it there.
+    fn rate_as_used(&self, name: &str, uses: &[RateUse]) -> Option<RateRow> {
+        let mut row = self.t.rates.get(name).map(|rate| rate.row.clone());
+        for (limit, window_ms) in uses.iter().filter(|rate_use| rate_use.name == name).filter_map(|of| of.sets) {
+            let window_ms = window_ms.max(1);
+            match &mut row {
+                Some(row) => row.set(limit, window_ms, self.now),
+                None => row = Some(RateRow { limit, window_ms, left: limit, since: self.now, put: false }),
+            }
+        }
+        row
+    }
+
     /// Limits that are full again and awaited by nobody say nothing that the next use would not say: beyond half of what
     /// may be kept they go.
     fn forget_idle_rates(&mut self) {
         if self.t.rates.len() < self.limits.rates_max / 2 {
             return;
         }
+        // From where the last look ended, so that looking costs the same however many there are.
         let now = self.now;
-        let idle = |rate: &Rate| !rate.row.put && rate.row.over(now) && rate.waiting.is_empty();
-        let names = self.t.rates.iter().filter(|(_, rate)| idle(rate)).map(|(name, _)| name.clone());
-        for name in names.take(64).collect::<alloc::vec::Vec<_>>() {
+        let after = (Bound::Excluded(core::mem::take(&mut self.t.rates_seen)), Bound::Unbounded);
+        let seen = self.t.rates.range(after).take(RATES_SEEN_AT_ONCE);
+        let seen: Vec<(String, bool)> = seen.map(|(name, rate)| (name.clone(), rate.idle(now))).collect();
+        if seen.len() == RATES_SEEN_AT_ONCE {
+            self.t.rates_seen = seen.last().map(|(name, _)| name.clone()).unwrap_or_default();
+        }
+        for (name, _) in seen.into_iter().filter(|(_, idle)| *idle) {
             self.t.rates.remove(&name);
             self.out.delete(Table::Rate, &row::key::rate(self.tenant, &name));
         }

@@ -69,7 +69,7 @@ impl Recovery {
             | Table::Worker
             | Table::Rate
             | Table::Child => true,
-            Table::Journal | Table::Event | Table::Payload | Table::Log => false,
+            Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => false,
         }
     }
 
@@ -263,6 +263,9 @@ fn load_inbox(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverErr
     let inbox =
         Inbox { row: read::<InboxRow>(Table::Inbox, body)?, unread: BTreeMap::new(), received: BTreeMap::new() };
     let tenant = core.tenants.entry(tenant_of(key)?).or_default();
+    for group in &inbox.row.groups {
+        *tenant.groups.entry(group.clone()).or_default() += 1;
+    }
     tenant.inboxes.insert((workflow.into(), name.into()), inbox);
     Ok(())
 }

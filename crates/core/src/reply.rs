@@ -61,6 +61,20 @@ pub enum Reply {
     Suspended,
     /// Something is complete already: stay.
     StayAwake,
+    /// A document was written.
+    Written {
+        /// The version it has now.
+        version: u64,
+    },
+    /// How things stand for whoever works on behalf of a step.
+    Standing {
+        /// Messages of the session that its run has not received.
+        unread: u64,
+        /// Whether they can't become part of it any more.
+        committed: bool,
+    },
+    /// Whether the right to act for a step was ended.
+    Interrupted(bool),
     /// Why a run waits. `None` when it does not, or has ended.
     Waiting {
         /// The reason, since when, and who holds what it waits for.
@@ -70,6 +84,8 @@ pub enum Reply {
     },
     /// How an inbox stands. `None` when no run is live for its key, and so nothing waits.
     Inbox(Option<InboxView>),
+    /// The runs of a key that have not ended, oldest first.
+    OfKey(Vec<RunId>),
     /// How the workers stand.
     Workers(Vec<WorkerView>),
     /// What is live.
@@ -219,6 +235,59 @@ pub enum Refusal {
         /// The attempt that claimed.
         attempt: u32,
     },
+    /// The step on whose behalf something is asked is over.
+    #[error(
+        "this attempt at turn {run} is over (superseded, interrupted, begun again or ended): stop working on it, \
+         nothing it asks for is done"
+    )]
+    StaleFence {
+        /// The turn's run.
+        run: RunId,
+    },
+    /// What was done for a run can't be taken back any more, and so neither can its messages.
+    #[error("run {run} is past its commit point: it can end, and is not superseded any more")]
+    Committed {
+        /// The run.
+        run: RunId,
+    },
+    /// A message waits that should be looked at first.
+    #[error("a message waits for turn {run}: decide what it changes, then ask again")]
+    MessageWaits {
+        /// The turn's run.
+        run: RunId,
+    },
+    /// A document is not what it was taken to be.
+    #[error("{kind} {name:?} has version {found}, not {expected}: read it again and decide anew")]
+    VersionConflict {
+        /// The document's kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// The version it has, 0 if there is none.
+        found: u64,
+        /// The version that was expected.
+        expected: u64,
+    },
+    /// A rate limit is used up.
+    #[error("the limit of {limit} in {window_ms} ms for {name:?} is used up: try again in {retry_after_ms} ms")]
+    TooFast {
+        /// Which limit.
+        name: String,
+        /// How much there is in a window.
+        limit: u32,
+        /// The window.
+        window_ms: u64,
+        /// When the next begins.
+        retry_after_ms: u64,
+    },
+    /// As many are live as may be.
+    #[error("{max} turns of {group:?} are live, which is the limit: try again when some have ended")]
+    Crowded {
+        /// Which group of sessions.
+        group: String,
+        /// The limit.
+        max: u32,
+    },
     /// A definition is wrong.
     #[error("the workflow definition is not usable: {0}")]
     BadDefinition(#[from] BadDefinition),
@@ -323,6 +392,12 @@ impl Refusal {
             Refusal::NoWorker => "worker_unknown",
             Refusal::NoToken => "token_unknown",
             Refusal::StaleClaim { .. } => "claim_stale",
+            Refusal::StaleFence { .. } => "turn_attempt_over",
+            Refusal::Committed { .. } => "past_commit_point",
+            Refusal::MessageWaits { .. } => "message_waits",
+            Refusal::VersionConflict { .. } => "version_conflict",
+            Refusal::TooFast { .. } => "rate_limited",
+            Refusal::Crowded { .. } => "too_many_turns",
             Refusal::BadDefinition(_) => "definition_invalid",
             Refusal::NotYet { .. } => "not_executed_yet",
             Refusal::StartedByMessages { .. } => "started_by_messages",

@@ -3,6 +3,8 @@
 //! A row is a version byte followed by its postcard encoding. Postcard is positional, so a changed struct is a new
 //! version with its own struct; the old one stays here to be read. `tests/golden.rs` pins the bytes.
 
+pub mod key;
+
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -283,13 +285,21 @@ pub struct RunRow {
     pub child_of: Option<ChildOf>,
     /// The event that started it.
     pub event: Option<EventRef>,
+    /// The first run of the chain of superseded ones that led to this. `None` for a run that took over nothing.
+    pub group: Option<RunId>,
+    /// How many runs of that chain were superseded before this one.
+    pub superseded_before: u32,
 }
 
 impl Row for RunRow {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
 
     fn older(version: u8, body: &[u8]) -> Option<Self> {
-        if version == 1 { grown(body, 4) } else { None }
+        match version {
+            1 => grown(body, 6),
+            2 => grown(body, 2),
+            _ => None,
+        }
     }
 }
 
@@ -413,13 +423,19 @@ pub struct TaskRow {
     pub acknowledged: u32,
     /// Whether it gave its slots back and runs on without.
     pub slots_released: bool,
+    /// The journal position of the step that somebody else works on now.
+    pub fence: Option<u32>,
 }
 
 impl Row for TaskRow {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
 
     fn older(version: u8, body: &[u8]) -> Option<Self> {
-        if version == 1 { grown(body, 5) } else { None }
+        match version {
+            1 => grown(body, 6),
+            2 => grown(body, 1),
+            _ => None,
+        }
     }
 }
 
@@ -445,6 +461,7 @@ impl TaskRow {
             worker: None,
             acknowledged: 0,
             slots_released: false,
+            fence: None,
         }
     }
 }
@@ -472,7 +489,14 @@ pub struct JournalRow {
 
 impl Row for JournalRow {}
 impl Row for MessageRow {}
-impl Row for InboxRow {}
+
+impl Row for InboxRow {
+    const VERSION: u8 = 2;
+
+    fn older(version: u8, body: &[u8]) -> Option<Self> {
+        if version == 1 { grown(body, 1) } else { None }
+    }
+}
 
 /// How a message stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -519,6 +543,8 @@ pub struct InboxRow {
     pub successor: Option<RunId>,
     /// The place the next message gets.
     pub next_seq: u64,
+    /// Groups of inboxes it is counted in while it has a live run.
+    pub groups: Vec<String>,
 }
 
 /// Something that happened.
@@ -600,6 +626,23 @@ pub struct ChildRow {
 
 impl Row for ChildRow {}
 
+/// A document, as it stands or as it stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentRow {
+    /// Counted from 1, by one with each time it is written.
+    pub version: u64,
+    /// What it says, JSON by convention.
+    pub body: Bytes,
+    /// When it was written.
+    pub updated_at: Ms,
+    /// From when on it counts as gone.
+    pub expires_at: Option<Ms>,
+    /// The run that wrote it.
+    pub by: Option<RunId>,
+}
+
+impl Row for DocumentRow {}
+
 /// A line a task wrote down for whoever looks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRow {
@@ -643,122 +686,4 @@ pub struct TokenRow {
     pub expires_at: Ms,
     /// When it was revoked.
     pub revoked_at: Option<Ms>,
-}
-
-/// The key of a row: the tenant first, so that nothing is ever read across tenants, then what orders it in time.
-pub mod key {
-    use alloc::vec::Vec;
-
-    use crate::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
-
-    fn join(tenant: TenantId, parts: &[&[u8]]) -> Vec<u8> {
-        let mut key = Vec::with_capacity(40);
-        key.extend_from_slice(&tenant.to_bytes());
-        for part in parts {
-            key.extend_from_slice(part);
-        }
-        key
-    }
-
-    /// Of a tenant.
-    pub fn tenant(tenant: TenantId) -> Vec<u8> {
-        join(tenant, &[])
-    }
-    /// Of a workflow version.
-    pub fn workflow(tenant: TenantId, version: VersionId) -> Vec<u8> {
-        join(tenant, &[&version.to_bytes()])
-    }
-    /// Of a run.
-    pub fn run(tenant: TenantId, run: RunId) -> Vec<u8> {
-        join(tenant, &[&run.to_bytes()])
-    }
-    /// Of a task.
-    pub fn task(tenant: TenantId, task: TaskId) -> Vec<u8> {
-        join(tenant, &[&task.run.to_bytes(), &task.index.to_be_bytes()])
-    }
-    /// Of a journal entry.
-    pub fn journal(tenant: TenantId, task: TaskId, position: u32) -> Vec<u8> {
-        join(tenant, &[&task.run.to_bytes(), &task.index.to_be_bytes(), &position.to_be_bytes()])
-    }
-    /// Of a message.
-    pub fn message(tenant: TenantId, message: MessageId) -> Vec<u8> {
-        join(tenant, &[&message.to_bytes()])
-    }
-    /// Of an inbox.
-    pub fn inbox(tenant: TenantId, workflow: &str, key: &str) -> Vec<u8> {
-        join(tenant, &[&(workflow.len() as u16).to_be_bytes(), workflow.as_bytes(), key.as_bytes()])
-    }
-    /// Of an event. Events of one scope lie together, in order, so that one range is one session's history.
-    pub fn event(tenant: TenantId, scope: Option<&str>, seq: u64) -> Vec<u8> {
-        join(tenant, &[&scope_hash(scope).to_be_bytes(), &seq.to_be_bytes()])
-    }
-    /// The part of an event's key that stands for its scope; 0 for events that have none.
-    pub fn scope_hash(scope: Option<&str>) -> u64 {
-        scope.map_or(0, |scope| crate::id::fingerprint([scope.as_bytes()]).max(1))
-    }
-    /// Of an idempotency key.
-    pub fn idempotency(tenant: TenantId, key: &str) -> Vec<u8> {
-        join(tenant, &[key.as_bytes()])
-    }
-    /// Of a token.
-    pub fn token(tenant: TenantId, token: TokenId) -> Vec<u8> {
-        join(tenant, &[&token.to_bytes()])
-    }
-    /// Of a worker.
-    pub fn worker(tenant: TenantId, worker: WorkerId) -> Vec<u8> {
-        join(tenant, &[&worker.to_bytes()])
-    }
-    /// Of a rate limit.
-    pub fn rate(tenant: TenantId, name: &str) -> Vec<u8> {
-        join(tenant, &[name.as_bytes()])
-    }
-    /// Of a child a task asked for. The run comes first, so that a run's children are one range.
-    pub fn child(tenant: TenantId, task: TaskId, name: &str) -> Vec<u8> {
-        let hash = crate::id::fingerprint([name.as_bytes()]);
-        join(tenant, &[&task.run.to_bytes(), &task.index.to_be_bytes(), &hash.to_be_bytes()])
-    }
-    /// Of a line of a task's log. Lines of one task lie in the order they were accepted in.
-    pub fn log(tenant: TenantId, task: TaskId, line: u128) -> Vec<u8> {
-        join(tenant, &[&task.run.to_bytes(), &task.index.to_be_bytes(), &line.to_be_bytes()])
-    }
-    /// Of a payload.
-    pub fn payload(tenant: TenantId, payload: PayloadId) -> Vec<u8> {
-        join(tenant, &[&payload.to_bytes()])
-    }
-
-    /// The tenant a key belongs to. `None` for keys too short to be a tenant's.
-    pub fn tenant_of(key: &[u8]) -> Option<TenantId> {
-        Some(TenantId(u128::from_be_bytes(key.get(..16)?.try_into().ok()?)))
-    }
-    /// The second 16 bytes of a key, as a number.
-    pub fn second(key: &[u8]) -> Option<u128> {
-        Some(u128::from_be_bytes(key.get(16..32)?.try_into().ok()?))
-    }
-    /// The task of a task's or journal entry's key.
-    pub fn task_of(key: &[u8]) -> Option<TaskId> {
-        let index = u16::from_be_bytes(key.get(32..34)?.try_into().ok()?);
-        Some(TaskId { run: RunId(second(key)?), index })
-    }
-    /// The position of a journal entry's key.
-    pub fn position_of(key: &[u8]) -> Option<u32> {
-        Some(u32::from_be_bytes(key.get(34..38)?.try_into().ok()?))
-    }
-    /// The sequence number of an event's key.
-    pub fn event_seq_of(key: &[u8]) -> Option<u64> {
-        Some(u64::from_be_bytes(key.get(24..32)?.try_into().ok()?))
-    }
-    /// Workflow and key of an inbox's key.
-    pub fn inbox_of(key: &[u8]) -> Option<(&str, &str)> {
-        let length = usize::from(u16::from_be_bytes(key.get(16..18)?.try_into().ok()?));
-        let workflow = core::str::from_utf8(key.get(18..18 + length)?).ok()?;
-        Some((workflow, core::str::from_utf8(key.get(18 + length..)?).ok()?))
-    }
-    /// The name of a rate limit's key.
-    pub fn rate_of(key: &[u8]) -> Option<&str> {
-        core::str::from_utf8(key.get(16..)?).ok()
-    }
-    /// The text of an idempotency key's key.
-    pub fn idempotency_of(key: &[u8]) -> Option<&str> {
-        core::str::from_utf8(key.get(16..)?).ok()
-    }
 }

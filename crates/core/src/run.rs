@@ -107,6 +107,7 @@ pub(crate) struct NewRun {
     pub(crate) wishes: Option<RunWishes>,
     pub(crate) child_of: Option<ChildOf>,
     pub(crate) event: Option<EventRef>,
+    pub(crate) lineage: Option<(RunId, u32)>,
 }
 
 impl NewRun {
@@ -125,6 +126,7 @@ impl NewRun {
             wishes: None,
             child_of: None,
             event: None,
+            lineage: None,
         }
     }
 }
@@ -276,7 +278,7 @@ impl Step<'_> {
         self.check_live_runs_and(1)
     }
 
-    fn check_live_runs_and(&self, more: usize) -> Result<(), Refusal> {
+    pub(crate) fn check_live_runs_and(&self, more: usize) -> Result<(), Refusal> {
         if self.t.runs.len() + more > self.limits.live_runs_max {
             return Err(Refusal::Full {
                 what: "runs of this tenant that have not ended",
@@ -310,6 +312,8 @@ impl Step<'_> {
             wishes: new.wishes,
             child_of: new.child_of,
             event: new.event,
+            group: new.lineage.map(|(group, _)| group),
+            superseded_before: new.lineage.map_or(0, |(_, before)| before),
         };
         if let Some(parent) = &new.parent
             && let Some(run) = self.t.runs.get_mut(&parent.task.run)

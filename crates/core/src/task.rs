@@ -13,7 +13,7 @@ use core::cmp::Reverse;
 use bytes::Bytes;
 
 use crate::command::{Claim, Fact, Facts, Need};
-use crate::effect::{Dispatch, Effect, TaskChange};
+use crate::effect::{Dispatch, Effect, Lineage, TaskChange};
 use crate::id::{Ms, TaskId, WorkerId};
 use crate::machine::{Consequence, End, Step};
 use crate::place::Wants;
@@ -222,6 +222,11 @@ impl Step<'_> {
             parents,
             errors,
             queued_at: task.queued_at.unwrap_or(now),
+            lineage: Lineage {
+                group: run.row.group.unwrap_or(id.run),
+                superseded_before: run.row.superseded_before,
+                from: run.row.superseded_from,
+            },
         })));
         self.task_changed(id, TaskChange::Started);
         self.dirty_task(id);
@@ -284,6 +289,7 @@ impl Step<'_> {
             task.error = error;
         }
         task.finished_at = Some(now);
+        task.fence = None;
         self.dirty_task(id);
         self.task_changed(id, change);
         self.pass_signals_on(id);
@@ -319,6 +325,9 @@ impl Step<'_> {
         let run = self.t.runs.get(&claim.task.run).ok_or(Refusal::NoRun { run: claim.task.run })?;
         if !run.def.inbox {
             return Err(Refusal::NoInbox { name: run.def.name.clone() });
+        }
+        if self.inbox_closed(claim.task.run) {
+            return Err(Refusal::Committed { run: claim.task.run });
         }
         self.end_task(claim.task, TaskState::Completed, None, None);
         let end = End { state: RunState::Superseded, output: None, error: Some(self.kept_text(reason)) };

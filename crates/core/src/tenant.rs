@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::command::{Claim, Need};
+use crate::document::{DocumentKey, Mark};
 use crate::id::{Ms, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
 use crate::inbox::Inbox;
 use crate::key::KeyQueue;
@@ -44,6 +45,8 @@ pub(crate) struct Tenant {
     /// Lines that wait for a rate limit, and for a worker only after that.
     pub(crate) held: BTreeMap<(String, Arc<Wants>), Line>,
     pub(crate) rates: BTreeMap<String, Rate>,
+    /// Where the last look for rate limits that can go ended.
+    pub(crate) rates_seen: String,
     /// Rate limits that somebody waits for, in the order they are full again.
     pub(crate) refills: BTreeSet<(Ms, String)>,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
@@ -54,6 +57,12 @@ pub(crate) struct Tenant {
     /// Idempotency keys in the order they expire.
     pub(crate) expiring: BTreeSet<(Ms, String)>,
     pub(crate) tokens: BTreeMap<TokenId, TokenRow>,
+    /// Documents written lately. The others are in the tables only.
+    pub(crate) documents: BTreeMap<DocumentKey, Mark>,
+    /// The same in the order they may be forgotten.
+    pub(crate) marked: BTreeSet<(Ms, DocumentKey)>,
+    /// Inboxes with a live run, by group.
+    pub(crate) groups: BTreeMap<String, u32>,
 }
 
 impl Tenant {
@@ -104,6 +113,16 @@ impl Tenant {
             line.remove(spot);
             if line.is_empty() {
                 self.held.remove(&place);
+            }
+        }
+    }
+
+    /// One inbox of a group has no live run any more.
+    pub(crate) fn leave_group(&mut self, group: &str) {
+        if let Some(live) = self.groups.get_mut(group) {
+            *live -= 1;
+            if *live == 0 {
+                self.groups.remove(group);
             }
         }
     }

@@ -23,6 +23,8 @@ pub enum TimerKey {
     Refill,
     /// The oldest idempotency keys of the tenant expire.
     Idempotency,
+    /// The oldest marks of documents are forgotten.
+    Marks,
 }
 
 /// All timers of a partition, by due time.

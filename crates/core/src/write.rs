@@ -43,11 +43,15 @@ pub enum Table {
     Child = 15,
     /// Lines of tasks' logs.
     Log = 16,
+    /// Documents, as they stand.
+    Document = 17,
+    /// Documents, as they stood before.
+    Revision = 18,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 16] = [
+    pub const ALL: [Table; 18] = [
         Table::Meta,
         Table::Tenant,
         Table::Workflow,
@@ -64,6 +68,8 @@ impl Table {
         Table::Rate,
         Table::Child,
         Table::Log,
+        Table::Document,
+        Table::Revision,
     ];
 
     /// The table with this number.

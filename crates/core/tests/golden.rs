@@ -1,6 +1,6 @@
 //! Golden bytes: what this release writes, next year's reads. A change here is a new row version, never an edit.
-//! Rows of release 0.1 that have changed since are kept as it wrote them, and must be read as the rows of now with
-//! nothing said in what is new.
+//! Rows of earlier versions are kept as they were written, and must be read as the rows of now with nothing said in what
+//! is new.
 //!
 //! `UPDATE_EXPECT=1` prints what is written now instead of failing; it is for adding a row, not for changing one.
 
@@ -14,13 +14,13 @@ use mainspring_core::journal::{ChildEnd, Completion, EntryKind, Pending, Pending
 use mainspring_core::place::{Comparator, LabelValue, LabelWish};
 use mainspring_core::rate::RateUse;
 use mainspring_core::row::{
-    BadRow, ChildOf, ChildRow, EventRef, EventRow, IdempotencyRow, InboxRow, JournalRow, LogRow, MessageRow,
-    MessageState, MetaRow, OnParentEnd, Parent, PayloadRef, RateRow, Row, RunRow, RunState, RunWishes, TaskRow,
-    TaskState, TenantRow, TokenRow, WorkerRow, WorkflowRow, decode, encode, key,
+    BadRow, ChildOf, ChildRow, DocumentRow, EventRef, EventRow, IdempotencyRow, InboxRow, JournalRow, LogRow,
+    MessageRow, MessageState, MetaRow, OnParentEnd, Parent, PayloadRef, RateRow, Row, RunRow, RunState, RunWishes,
+    TaskRow, TaskState, TenantRow, TokenRow, WorkerRow, WorkflowRow, decode, encode, key,
 };
 use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, Source, Sticky, TaskDef, When, WorkflowDef};
 use mainspring_core::write::{Op, ops};
-use mainspring_core::{Out, Table};
+use mainspring_core::{DocumentKey, Out, Table};
 use serde::Serialize;
 
 const TENANT: TenantId = TenantId(0x0191_0000_0000_7000_8000_0000_0000_0001);
@@ -62,11 +62,12 @@ fn pin<T: Row + PartialEq + std::fmt::Debug>(name: &str, row: &T, expected: &str
     assert_eq!(decode::<T>(&bytes), Err(BadRow::Undecodable), "{name} with something behind it");
 }
 
-/// A row as release 0.1 wrote it, and what it says in the words of now.
-fn was<T: Row + PartialEq + std::fmt::Debug>(name: &str, row: &T, written: &str) {
+/// A row as an earlier version of it was written, and what it says in the words of now.
+fn was<T: Row + PartialEq + std::fmt::Debug>(name: &str, version: u8, row: &T, written: &str) {
     let bytes = bytes_of(written);
-    assert_eq!(bytes[0], 1, "{name}: release 0.1 wrote version 1 of everything");
-    assert_eq!(decode::<T>(&bytes).as_ref(), Ok(row), "{name} of release 0.1 is read");
+    assert_eq!(bytes[0], version, "{name}: the bytes begin with their version");
+    assert!(version < T::VERSION, "{name}: version {version} is not an earlier one");
+    assert_eq!(decode::<T>(&bytes).as_ref(), Ok(row), "{name} of version {version} is read");
     for length in 0..bytes.len() {
         // The zeros taken for its new fields must not stand in for what is cut off.
         assert_eq!(decode::<T>(&bytes[..length]), Err(BadRow::Undecodable), "{name} cut after {length} bytes");
@@ -159,6 +160,7 @@ fn task(state: TaskState) -> TaskRow {
         worker: Some(WORKER),
         acknowledged: 5,
         slots_released: true,
+        fence: Some(300),
     }
 }
 
@@ -168,6 +170,8 @@ fn run() -> RunRow {
         wishes: Some(RunWishes { worker: Some(WORKER), labels: BTreeMap::from([("ram".to_owned(), wish())]) }),
         child_of: Some(ChildOf { task: TASK, name: "child".into(), nth: Some(300) }),
         event: Some(EventRef { seq: 300, at: 5, name: "order".into() }),
+        group: Some(OTHER),
+        superseded_before: 300,
         ..run_was()
     }
 }
@@ -177,7 +181,7 @@ fn rows_of_the_partition_and_the_tenant() {
     pin("meta", &MetaRow { now: 1_700_000_000_000, event_seq: 300 }, META);
     pin("tenant", &TenantRow { name: "acme".into(), created_at: 1_700_000_000_000 }, TENANT_ROW);
     pin("workflow", &WorkflowRow { def: workflow(), current: true, created_at: 1 }, WORKFLOW);
-    was("workflow", &WorkflowRow { def: workflow_was(), current: true, created_at: 1 }, WORKFLOW_WAS);
+    was("workflow", 1, &WorkflowRow { def: workflow_was(), current: true, created_at: 1 }, WORKFLOW_WAS);
     let scopes = vec!["admin".into(), "send".into()];
     let token = TokenRow { name: "t".into(), scopes, created_at: 1, expires_at: 2, revoked_at: Some(3) };
     pin("token", &token, TOKEN_ROW);
@@ -205,19 +209,24 @@ fn run_was() -> RunRow {
         wishes: None,
         child_of: None,
         event: None,
+        group: None,
+        superseded_before: 0,
     }
 }
 
 #[test]
 fn rows_of_a_run() {
     pin("run", &run(), RUN_ROW);
-    was("run", &run_was(), RUN_ROW_WAS);
+    was("run", 2, &RunRow { group: None, superseded_before: 0, ..run() }, RUN_ROW_2);
+    was("run", 1, &run_was(), RUN_ROW_WAS);
     let running = TaskState::Running { worker: WORKER, local: true, since: 3, deadline: Some(4) };
     let row = task(running);
     pin("task", &row, TASK_ROW);
+    let before = TaskRow { fence: None, ..row };
+    was("task", 2, &before, TASK_ROW_2);
     let before =
-        TaskRow { rates: Vec::new(), grounds: None, worker: None, acknowledged: 0, slots_released: false, ..row };
-    was("task", &before, TASK_ROW_WAS);
+        TaskRow { rates: Vec::new(), grounds: None, worker: None, acknowledged: 0, slots_released: false, ..before };
+    was("task", 1, &before, TASK_ROW_WAS);
     pin("child", &ChildRow { run: OTHER, name: "child".into() }, CHILD);
     let (level, message, metadata) = ("info".into(), "line".into(), Bytes::from_static(b"{}"));
     pin("log", &LogRow { attempt: 2, at: 300, level, message, metadata }, LOG);
@@ -262,14 +271,24 @@ fn rows_of_messages_events_and_keys() {
         state: MessageState::Done { run: RUN },
     };
     pin("message", &message, MESSAGE_ROW);
-    pin("inbox", &InboxRow { live: RUN, closed: true, successor: Some(OTHER), next_seq: 4 }, INBOX);
+    let groups = vec!["user:alice".into(), "all".into()];
+    let inbox = InboxRow { live: RUN, closed: true, successor: Some(OTHER), next_seq: 4, groups };
+    pin("inbox", &inbox, INBOX);
+    was("inbox", 1, &InboxRow { groups: Vec::new(), ..inbox }, INBOX_WAS);
     let data = Bytes::from_static(b"{}");
     let metadata = Some(Bytes::from_static(b"[]"));
     let event = EventRow { name: "order".into(), scope: Some("alice".into()), at: 5, run: Some(RUN), data, metadata };
     pin("event", &event, EVENT);
-    was("event", &EventRow { metadata: None, ..event }, EVENT_WAS);
+    was("event", 1, &EventRow { metadata: None, ..event }, EVENT_WAS);
     let idempotency = IdempotencyRow { body: u64::MAX, message: Some(MESSAGE), run: RUN, expires_at: 6 };
     pin("idempotency", &idempotency, IDEMPOTENCY);
+}
+
+#[test]
+fn rows_of_documents() {
+    let body = Bytes::from_static(b"{}");
+    let document = DocumentRow { version: 300, body, updated_at: 5, expires_at: Some(600), by: Some(RUN) };
+    pin("document", &document, DOCUMENT);
 }
 
 /// Every state and completion by its number: a variant put in between would change the meaning of stored rows.
@@ -321,6 +340,8 @@ fn variants_keep_their_numbers() {
         EntryKind::Signal,
         EntryKind::Emit,
         EntryKind::Cancel,
+        EntryKind::Begin,
+        EntryKind::Commit,
     ];
     let messages = [MessageState::Unread, MessageState::Received { run: RUN }, MessageState::Done { run: RUN }];
     let strategies = [KeyStrategy::Queue, KeyStrategy::CancelNewest, KeyStrategy::CancelInProgress];
@@ -398,6 +419,10 @@ fn a_batch() {
     assert!(ops(&unknown).next().is_some_and(|op| op.is_err()), "a table of a newer release");
 }
 
+fn document_key() -> DocumentKey {
+    DocumentKey::new("session", "alice")
+}
+
 #[test]
 fn keys_of_rows() {
     let keys = [
@@ -417,6 +442,8 @@ fn keys_of_rows() {
         key::rate(TENANT, "calls"),
         key::child(TENANT, TASK, "child"),
         key::log(TENANT, TASK, 258),
+        key::document(TENANT, &document_key()),
+        key::revision(TENANT, &document_key(), 258),
     ];
     let prefix = hex(&TENANT.to_bytes());
     let rests: Vec<String> =
@@ -432,10 +459,11 @@ fn keys_of_rows() {
     assert_eq!(key::event_seq_of(&keys[7]), Some(258));
     assert_eq!(key::idempotency_of(&keys[9]), Some("abc"));
     assert_eq!(key::rate_of(&keys[13]), Some("calls"));
+    assert_eq!(key::document_of(&keys[16]), Some(document_key()));
     assert_eq!((key::task_of(&keys[14]), key::task_of(&keys[15])), (Some(TASK), Some(TASK)));
     assert!(keys.iter().all(|key| key::tenant_of(key) == Some(TENANT)));
     let numbers: Vec<u8> = Table::ALL.iter().map(|table| *table as u8).collect();
-    assert_eq!(numbers, (1..=16).collect::<Vec<u8>>(), "the tables' numbers are on disk");
+    assert_eq!(numbers, (1..=18).collect::<Vec<u8>>(), "the tables' numbers are on disk");
 }
 
 #[test]
@@ -465,7 +493,7 @@ const JOURNAL: &str = "0102016cffffffffffffffffff0104010604018480808080808080808
     8080809103ac020507";
 const MESSAGE_ROW: &str = "01047475726e05616c6963650385808080808080808081c083808080809103ac02050282808080808080808081c083808080\
     809103";
-const INBOX: &str = "0182808080808080808081c083808080809103010183808080808080808081c08380808080910304";
+const INBOX_WAS: &str = "0182808080808080808081c083808080809103010183808080808080808081c08380808080910304";
 const EVENT_WAS: &str = "01056f726465720105616c696365050182808080808080808081c083808080809103027b7d";
 const IDEMPOTENCY: &str =
     "01ffffffffffffffffff010184808080808080808081c08380808080910382808080808080808081c08380808080910306";
@@ -475,11 +503,11 @@ const BATCH: &str = "0210000700000001910000000070008000000000000001010461636d650
 const WORKFLOW: &str = "02036a6f62010473746570036163740200ac02010364c801e807018827000101010367707502020372616d01050501\
     0d047a6f6e650002657501010d010563616c6c73ac02010ae80701040102020001056f726465720701036a6f620101010661\
     2063726f6e0105037372630101";
-const RUN_ROW: &str = "02036a6f6288808080808080808081c0838080808091030501016b070185808080808080808081c083808080809103\
+const RUN_ROW_2: &str = "02036a6f6288808080808080808081c0838080808091030501016b070185808080808080808081c083808080809103\
     ac020001037768790182808080808080808081c083808080809103020401000183808080808080808081c083808080809103\
     0101020103010201027b7d010186808080808080808081c083808080809103010372616d010505010d018280808080808080\
     8081c08380808080910302056368696c6401d80401ac0205056f72646572";
-const TASK_ROW: &str = "020286808080808080808081c0838080808091030103010402050100060500010165090a010b0001020165090a0001\
+const TASK_ROW_2: &str = "020286808080808080808081c0838080808091030103010402050100060500010165090a010b0001020165090a0001\
     030102050165090a0002016e01017303060165090a000302676f04070165090a000483808080808080808081c08380808080\
     91030102676f85808080808080808081c083808080809103ac020001026f680101010200010563616c6c7302000185808080\
     808080808081c083808080809103ac020186808080808080808081c0838080808091030501";
@@ -489,8 +517,20 @@ const LOG: &str = "0102ac0204696e666f046c696e65027b7d";
 const WORKER_ROW: &str = "0101770103616374020764656661756c74640367707502020372616d0140047a6f6e650002657501b0ea01010373\
     646b";
 const RATE: &str = "01ac02e807070501";
+const RUN_ROW: &str = "03036a6f6288808080808080808081c0838080808091030501016b070185808080808080808081c083808080809103\
+    ac020001037768790182808080808080808081c083808080809103020401000183808080808080808081c083808080809103\
+    0101020103010201027b7d010186808080808080808081c083808080809103010372616d010505010d018280808080808080\
+    8081c08380808080910302056368696c6401d80401ac0205056f726465720183808080808080808081c083808080809103ac\
+    02";
+const TASK_ROW: &str = "030286808080808080808081c0838080808091030103010402050100060500010165090a010b0001020165090a00\
+    01030102050165090a0002016e01017303060165090a000302676f04070165090a000483808080808080808081c083808080\
+    8091030102676f85808080808080808081c083808080809103ac020001026f680101010200010563616c6c73020001858080\
+    80808080808081c083808080809103ac020186808080808080808081c083808080809103050101ac02";
+const INBOX: &str = "0282808080808080808081c083808080809103010183808080808080808081c08380808080910304020a757365723a61\
+    6c69636503616c6c";
+const DOCUMENT: &str = "01ac02027b7d0501d8040182808080808080808081c083808080809103";
 const VERSION_ID: &str = "bd965883-4133-17f7-6c72-0ce6302a7176";
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "",
     "01910000000070008000000000000008",
     "01910000000070008000000000000002",
@@ -507,4 +547,6 @@ const KEYS: [&str; 16] = [
     "63616c6c73",
     "019100000000700080000000000000020002907a91bd1315c296",
     "01910000000070008000000000000002000200000000000000000000000000000102",
+    "000773657373696f6e616c696365",
+    "0007000573657373696f6e616c6963650000000000000102",
 ];

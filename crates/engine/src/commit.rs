@@ -55,7 +55,7 @@ impl Committer {
     }
 
     /// Answers, lets the effects out, and gives what wants a fact loaded.
-    pub(crate) fn release(&mut self, partition: &Partition, durable: DurableBatch) -> Vec<(Submission, Need)> {
+    pub(crate) fn release(&mut self, partition: &Partition, durable: DurableBatch) -> Vec<(Submission, Vec<Need>)> {
         let DurableBatch { batch, position } = durable;
         partition.hub.keep_payloads(batch.payloads);
         for (respond, answer) in batch.answers {

@@ -22,6 +22,8 @@ pub struct Submission {
     pub command: Command,
     /// Facts loaded for it so far.
     pub facts: Facts,
+    /// When the first of them was asked for.
+    pub asked_at: Option<u64>,
     /// Who wants to know.
     pub respond: Respond,
 }
@@ -49,7 +51,7 @@ pub struct DecidedBatch {
     /// Answers to give once it is durable, in order.
     pub answers: Vec<(Respond, Result<Reply, Refusal>)>,
     /// Submissions that need a fact, which can be read once this batch is durable.
-    pub lookups: Vec<(Submission, Need)>,
+    pub lookups: Vec<(Submission, Vec<Need>)>,
 }
 
 impl std::fmt::Debug for DecidedBatch {
@@ -104,15 +106,22 @@ impl Decider {
     }
 
     /// Decides one submission into the current batch.
-    pub fn decide(&mut self, now: u64, submission: Submission) {
-        if let Some(need) = self.core.needs(submission.tenant, &submission.command)
-            && !submission.facts.contains_key(&need)
-        {
-            self.batch.lookups.push((submission, need));
+    pub fn decide(&mut self, now: u64, mut submission: Submission) {
+        let fact_age_ms_max = self.core.limits().fact_age_ms_max;
+        if submission.asked_at.is_some_and(|asked| now.saturating_sub(asked) > fact_age_ms_max) {
+            // What was written since may be forgotten again by now, and the facts would pass for the present.
+            submission.facts.clear();
+            submission.asked_at = None;
+        }
+        let mut needs = self.core.needs(submission.tenant, &submission.command);
+        needs.retain(|need| !submission.facts.contains_key(need));
+        if !needs.is_empty() {
+            submission.asked_at.get_or_insert(now);
+            self.batch.lookups.push((submission, needs));
             return;
         }
         let moment = self.moment(now);
-        let Submission { tenant, command, facts, respond } = submission;
+        let Submission { tenant, command, facts, respond, asked_at: _ } = submission;
         let answer = self.core.handle(moment, tenant, command, &facts, &mut self.out);
         self.batch.commands += 1;
         self.batch.answers.push((respond, answer));

@@ -24,7 +24,7 @@ pub struct Driven {
     committer: Committer,
     applier: Applier,
     unknown: Option<DecidedBatch>,
-    wanted: VecDeque<(Submission, Need)>,
+    wanted: VecDeque<(Submission, Vec<Need>)>,
 }
 
 /// What became of an append.

@@ -8,20 +8,25 @@ use crate::decider::Submission;
 use crate::partition::{EngineError, Partition};
 
 /// Loads what is asked for until nobody can ask any more.
-pub(crate) fn run(partition: &Partition, wanted: &Receiver<(Submission, Need)>) {
-    while let Ok((submission, need)) = wanted.recv() {
-        load(partition, submission, need);
+pub(crate) fn run(partition: &Partition, wanted: &Receiver<(Submission, Vec<Need>)>) {
+    while let Ok((submission, needs)) = wanted.recv() {
+        load(partition, submission, needs);
     }
 }
 
-/// Loads one fact; the submission goes back to the inbox with it. Called once everything decided before is durable, so
+/// Loads facts; the submission goes back to the inbox with them. Called once everything decided before is durable, so
 /// that the fact can't be older than what the core has let go of.
-pub(crate) fn load(partition: &Partition, mut submission: Submission, need: Need) {
-    match partition.reader.fact(submission.tenant, need) {
-        Ok(fact) => {
-            submission.facts.insert(need, fact);
-            partition.resubmit(submission);
+pub(crate) fn load(partition: &Partition, mut submission: Submission, needs: Vec<Need>) {
+    for need in needs {
+        match partition.reader.fact(submission.tenant, need.clone()) {
+            Ok(fact) => {
+                submission.facts.insert(need, fact);
+            }
+            Err(error) => {
+                (submission.respond)(Err(EngineError::Unreadable { cause: error.to_string() }));
+                return;
+            }
         }
-        Err(error) => (submission.respond)(Err(EngineError::Unreadable { cause: error.to_string() })),
     }
+    partition.resubmit(submission);
 }

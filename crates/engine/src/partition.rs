@@ -186,10 +186,12 @@ impl Partition {
             | Command::ReplayRun { .. }
             | Command::SendMessage { .. }
             | Command::EmitEvent { .. }
+            | Command::PutDocument { fence: None, .. }
             | Command::PutLog { .. } => UNAPPLIED_BYTES_MAX,
-            Command::Journal { .. } | Command::SignalRun { .. } | Command::PutWorkflow { .. } => {
-                2 * UNAPPLIED_BYTES_MAX
-            }
+            Command::Journal { .. }
+            | Command::PutDocument { fence: Some(_), .. }
+            | Command::SignalRun { .. }
+            | Command::PutWorkflow { .. } => 2 * UNAPPLIED_BYTES_MAX,
             Command::PutTenant { .. }
             | Command::CancelRun { .. }
             | Command::CancelTask { .. }
@@ -207,6 +209,9 @@ impl Partition {
             | Command::HeartbeatWorker { .. }
             | Command::RemoveWorker { .. }
             | Command::Suspend { .. }
+            | Command::LookAtFence { .. }
+            | Command::PassCommitPoint { .. }
+            | Command::Interrupt { .. }
             | Command::Complete { .. }
             | Command::Supersede { .. }
             | Command::Fail { .. }
@@ -215,6 +220,7 @@ impl Partition {
             | Command::RevokeToken { .. }
             | Command::Explain { .. }
             | Command::LookAtInbox { .. }
+            | Command::LookAtKey { .. }
             | Command::LookAtWorkers
             | Command::Count => return None,
         };
@@ -261,5 +267,5 @@ pub(crate) fn submission(
     command: mainspring_core::Command,
     respond: crate::decider::Respond,
 ) -> Submission {
-    Submission { tenant, command, facts: Facts::new(), respond }
+    Submission { tenant, command, facts: Facts::new(), asked_at: None, respond }
 }

@@ -27,7 +27,7 @@ const SETTLE_EVERY: Duration = Duration::from_millis(50);
 /// What makes a batch durable, and where what wants a fact goes after that. Owned by whoever writes at the moment.
 struct Writer {
     committer: Committer,
-    wanted: Sender<(Submission, Need)>,
+    wanted: Sender<(Submission, Vec<Need>)>,
 }
 
 /// The threads of one partition.

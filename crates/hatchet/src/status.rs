@@ -42,6 +42,10 @@ pub fn refused(refusal: &Refusal) -> Status {
         | Refusal::NotEnded { .. }
         | Refusal::NotReplayable { .. }
         | Refusal::StaleClaim { .. }
+        | Refusal::StaleFence { .. }
+        | Refusal::MessageWaits { .. }
+        | Refusal::Committed { .. }
+        | Refusal::VersionConflict { .. }
         | Refusal::StartedByMessages { .. }
         | Refusal::NoInbox { .. }
         | Refusal::KeyMissing { .. }
@@ -51,7 +55,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         | Refusal::JournalGap { .. }
         | Refusal::NotDurable { .. } => Code::InvalidArgument,
         // Room comes back when something ends: this one is worth another try.
-        Refusal::Full { .. } => Code::ResourceExhausted,
+        Refusal::Full { .. } | Refusal::TooFast { .. } | Refusal::Crowded { .. } => Code::ResourceExhausted,
     };
     Status::new(code, refusal.to_string())
 }

@@ -62,8 +62,11 @@ pub const LAWS: &[Law] = &[
 
 /// What a store keeps that lives as long as its tenants do. The simulator's does not sweep: its books compare with
 /// everything that ever was.
-pub const SWEEPING: Law =
-    Law { says: "a sweep takes what is too old and nothing else", check: sweeping::a_sweep_takes_what_is_too_old };
+pub const SWEEPING: &[Law] = &[
+    Law { says: "a sweep takes what is too old and nothing else", check: sweeping::a_sweep_takes_what_is_too_old },
+    Law { says: "a sweep takes what has expired and nothing else", check: sweeping::a_sweep_takes_what_has_expired },
+    Law { says: "a sweep comes around", check: sweeping::a_sweep_comes_around },
+];
 
 /// A way to open a store.
 pub type Opener = Box<dyn FnMut() -> Box<dyn Store>>;

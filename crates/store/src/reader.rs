@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mainspring_core::id::{PayloadId, RunId, TaskId, TenantId};
-use mainspring_core::row::{self, EventRow, JournalRow, LogRow, MessageRow, RunRow, TaskRow};
-use mainspring_core::{Fact, MessageId, Need, Table};
+use mainspring_core::row::{self, DocumentRow, EventRow, JournalRow, LogRow, MessageRow, RunRow, TaskRow};
+use mainspring_core::{DocumentKey, Fact, MessageId, Need, Table};
 
 use crate::backend::{Range, Rows, end_of};
 use crate::tables::TablesError;
@@ -328,11 +328,54 @@ impl Reader {
             Need::Whole(run) => self.whole(tenant, run)?,
             Need::Run(run) => self.run(tenant, run)?.map(Fact::Run),
             Need::Task(task) => self.task(tenant, task)?.map(Fact::Task),
+            Need::Document(key) => self.document(tenant, &key)?.map(Fact::Document),
             Need::Journal(task, position) => {
                 self.decoded(Table::Journal, &row::key::journal(tenant, task, position))?.map(Fact::Journal)
             }
         };
         Ok(found.unwrap_or(Fact::Missing))
+    }
+
+    /// A document as it stands, also one that has expired and is not removed yet.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn document(&self, tenant: TenantId, key: &DocumentKey) -> Result<Option<DocumentRow>, TablesError> {
+        self.decoded(Table::Document, &row::key::document(tenant, key))
+    }
+
+    /// The versions of a document that are kept, newest first, with their numbers in the rows. May lag.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn revisions(
+        &self,
+        tenant: TenantId,
+        key: &DocumentKey,
+        limit: usize,
+    ) -> Result<Vec<DocumentRow>, TablesError> {
+        let (from, to) = (row::key::revision(tenant, key, 0), row::key::revision(tenant, key, u64::MAX));
+        let range = Range { table: Table::Revision, from: &from, to: &to, limit, descending: true };
+        let rows = self.rows.range(range)?;
+        rows.into_iter().map(|(_, body)| decode(Table::Revision, &body)).collect()
+    }
+
+    /// All documents of a kind whose names begin with `prefix`, in the order of their names. For a few that belong
+    /// together.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn documents(
+        &self,
+        tenant: TenantId,
+        kind: &str,
+        prefix: &str,
+    ) -> Result<Vec<(DocumentKey, DocumentRow)>, TablesError> {
+        let rows = self.prefixed(Table::Document, &row::key::document(tenant, &DocumentKey::new(kind, prefix)))?;
+        rows.into_iter()
+            .filter_map(|(key, body)| Some((row::key::document_of(&key)?, body)))
+            .map(|(key, body)| Ok((key, decode(Table::Document, &body)?)))
+            .collect()
     }
 
     /// A run with its tasks and the children they asked for.

@@ -21,11 +21,33 @@ impl Default for Retention {
     }
 }
 
+/// What has expired stays for this long, so that a clock that was ahead for a moment removes nothing too early.
+pub(crate) const EXPIRED_KEPT_MS: u64 = 60 * 60 * 1_000;
+
 /// Where a sweep stands. Starting anew from the default is always safe.
 #[derive(Debug, Clone, Default)]
 pub struct Sweep {
-    runs_after: Vec<u8>,
-    events_after: Vec<u8>,
+    runs: Place,
+    events: Place,
+    documents: Place,
+    revisions: Place,
+}
+
+/// Where a sweep stands in one table.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    /// The last key it looked at.
+    after: Vec<u8>,
+    /// It has come to the end, and waits for the others: going around on its own, it would hardly ever come to its end
+    /// when all the others come to theirs.
+    ended: bool,
+}
+
+impl Place {
+    /// So many rows were looked at, out of so many that might have been.
+    fn looked_at(&mut self, examined: usize, rows_max: usize) {
+        self.ended = examined < rows_max;
+    }
 }
 
 /// What one step of a sweep did.
@@ -35,6 +57,8 @@ pub struct Swept {
     pub runs: usize,
     /// Events removed.
     pub events: usize,
+    /// Documents that had expired removed, and versions of them kept for those who look back.
+    pub documents: usize,
     /// Whether the sweep has come around and begins again.
     pub finished: bool,
 }
@@ -50,9 +74,19 @@ pub(crate) fn sweep(
     let transaction = connection.transaction()?;
     let runs = sweep_runs(&transaction, now.saturating_sub(retention.runs_ms), sweep, rows_max)?;
     let events = sweep_events(&transaction, now.saturating_sub(retention.events_ms), sweep, rows_max)?;
+    let documents = sweep_expired(&transaction, "documents", now, &mut sweep.documents, rows_max)?;
+    for key in &documents {
+        forget_revisions(&transaction, key)?;
+    }
+    let revisions = sweep_expired(&transaction, "revisions", now, &mut sweep.revisions, rows_max)?;
     transaction.commit()?;
-    let finished = sweep.runs_after.is_empty() && sweep.events_after.is_empty();
-    Ok(Swept { runs, events, finished })
+    let documents = documents.len() + revisions.len();
+    let places = [&sweep.runs, &sweep.events, &sweep.documents, &sweep.revisions];
+    let finished = places.into_iter().all(|place| place.ended);
+    if finished {
+        *sweep = Sweep::default();
+    }
+    Ok(Swept { runs, events, documents, finished })
 }
 
 fn sweep_runs(
@@ -61,9 +95,12 @@ fn sweep_runs(
     sweep: &mut Sweep,
     rows_max: usize,
 ) -> rusqlite::Result<usize> {
+    if sweep.runs.ended {
+        return Ok(0);
+    }
     let mut statement =
         transaction.prepare_cached("SELECT key, finished_at, body FROM runs WHERE key > ?1 ORDER BY key LIMIT ?2")?;
-    let mut rows = statement.query(params![sweep.runs_after, rows_max as i64])?;
+    let mut rows = statement.query(params![sweep.runs.after, rows_max as i64])?;
     let mut examined = 0;
     let mut old: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     while let Some(row) = rows.next()? {
@@ -73,11 +110,9 @@ fn sweep_runs(
         if finished_at.is_some_and(|at| (at as u64) < cutoff) {
             old.push((key.clone(), row.get(2)?));
         }
-        sweep.runs_after = key;
+        sweep.runs.after = key;
     }
-    if examined < rows_max {
-        sweep.runs_after.clear();
-    }
+    sweep.runs.looked_at(examined, rows_max);
     let mut removed = 0;
     for (key, body) in &old {
         if !parent_lives(transaction, key, body)? {
@@ -168,9 +203,12 @@ fn sweep_events(
     sweep: &mut Sweep,
     rows_max: usize,
 ) -> rusqlite::Result<usize> {
+    if sweep.events.ended {
+        return Ok(0);
+    }
     let mut statement =
         transaction.prepare_cached("SELECT key, at FROM events WHERE key > ?1 ORDER BY key LIMIT ?2")?;
-    let mut rows = statement.query(params![sweep.events_after, rows_max as i64])?;
+    let mut rows = statement.query(params![sweep.events.after, rows_max as i64])?;
     let (mut examined, mut old) = (0, Vec::new());
     while let Some(row) = rows.next()? {
         examined += 1;
@@ -178,15 +216,55 @@ fn sweep_events(
         if (row.get::<_, i64>(1)? as u64) < cutoff {
             old.push(key.clone());
         }
-        sweep.events_after = key;
+        sweep.events.after = key;
     }
-    if examined < rows_max {
-        sweep.events_after.clear();
-    }
+    sweep.events.looked_at(examined, rows_max);
     for key in &old {
         execute(transaction, "DELETE FROM events WHERE key = ?1", key)?;
     }
     Ok(old.len())
+}
+
+/// Removes what has expired, and answers the keys. A document's version goes on counting only while its row is there; what refers to one by its
+/// version keeps it for as long as that matters, so it has to expire later than any such reference.
+fn sweep_expired(
+    transaction: &Transaction<'_>,
+    table: &str,
+    now: Ms,
+    place: &mut Place,
+    rows_max: usize,
+) -> rusqlite::Result<Vec<Vec<u8>>> {
+    if place.ended {
+        return Ok(Vec::new());
+    }
+    let sql = format!("SELECT key, expires_at FROM {table} WHERE key > ?1 ORDER BY key LIMIT ?2");
+    let mut statement = transaction.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![place.after, rows_max as i64])?;
+    let (mut examined, mut old) = (0, Vec::new());
+    while let Some(row) = rows.next()? {
+        examined += 1;
+        let key: Vec<u8> = row.get(0)?;
+        let expires_at: Option<i64> = row.get(1)?;
+        if expires_at.is_some_and(|at| (at as u64) < now.saturating_sub(EXPIRED_KEPT_MS)) {
+            old.push(key.clone());
+        }
+        place.after = key;
+    }
+    place.looked_at(examined, rows_max);
+    let sql = format!("DELETE FROM {table} WHERE key = ?1");
+    for key in &old {
+        execute(transaction, &sql, key)?;
+    }
+    Ok(old)
+}
+
+/// Removes what is kept of a document that is gone: one of the same name would begin anew, and find versions that are
+/// not its own.
+fn forget_revisions(transaction: &Transaction<'_>, key: &[u8]) -> rusqlite::Result<()> {
+    let (Some(tenant), Some(document)) = (row::key::tenant_of(key), row::key::document_of(key)) else { return Ok(()) };
+    let bounds = [0, u64::MAX].map(|version| row::key::revision(tenant, &document, version));
+    let mut statement = transaction.prepare_cached("DELETE FROM revisions WHERE key >= ?1 AND key <= ?2")?;
+    statement.execute(params![bounds[0], bounds[1]]).map(|_| ())
 }
 
 fn range(connection: &Connection, table: &str, prefix: &[u8]) -> rusqlite::Result<Vec<(Vec<u8>, Vec<u8>)>> {

@@ -13,7 +13,7 @@ fn hold_with(segment_bytes: u64, sync: SyncMode) {
         Box::new(move || Box::new(Embedded::new(dir.path().join("store"), log.clone())) as Box<dyn Store>)
     };
     hold(LAWS, &mut fresh);
-    hold(&[SWEEPING], &mut fresh);
+    hold(SWEEPING, &mut fresh);
 }
 
 #[test]

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainspring_core::command::Claim;
-use mainspring_core::id::{MessageId, RunId, TaskId, TenantId, WorkerId};
-use mainspring_core::journal::{Completion, Received};
-use mainspring_core::row::{MessageRow, MessageState, RunRow, RunState};
-use mainspring_core::write::Table;
-use mainspring_core::{Command, Dispatch, Effect, Refusal, Reply};
+use mainspring_core::id::{MessageId, Ms, RunId, TaskId, TenantId, WorkerId};
+use mainspring_core::journal::{Commit, Completion, Received, Request};
+use mainspring_core::row::{InboxRow, MessageRow, MessageState, RunRow, RunState, decode, key};
+use mainspring_core::write::{Table, ops};
+use mainspring_core::{Admission, Command, Dispatch, DocumentKey, Effect, Fence, Guard, PutDocument, Refusal, Reply};
 
 use super::tables::{Tables, message_of, run_of, tenant_of};
 use super::world::{Decision, World};
@@ -31,11 +31,21 @@ pub struct Book {
     /// Tasks a completion of which was recorded.
     completed: BTreeSet<(TenantId, TaskId)>,
     /// Workers that were ever registered.
-    seen: BTreeSet<(TenantId, WorkerId)>,
+    workers: BTreeSet<(TenantId, WorkerId)>,
     /// Whose each run is.
     owner: BTreeMap<RunId, TenantId>,
     /// Ids promised to senders of messages, and the place they were promised for.
     promised: BTreeMap<RunId, Place>,
+    /// Version and end of each document.
+    documents: BTreeMap<(TenantId, DocumentKey), (u64, Option<Ms>)>,
+    /// Messages by their senders' own ids, and until when they are known by them.
+    once: BTreeMap<(Place, String), (MessageId, Ms)>,
+    /// What was taken of each limit since when.
+    taken: BTreeMap<(TenantId, String), (Ms, u32)>,
+    /// Who may act for each task's step.
+    fences: BTreeMap<(TenantId, TaskId), u32>,
+    /// How much of what came to pass, for whoever wants to see that all of it does.
+    pub seen_of: BTreeMap<&'static str, usize>,
     /// Runs that were asked for and answered.
     pub started: BTreeSet<(TenantId, RunId)>,
 }
@@ -48,7 +58,8 @@ fn claim_of(command: &Command) -> Option<Claim> {
         | Command::Complete { claim, .. }
         | Command::Supersede { claim, .. }
         | Command::Fail { claim, .. }
-        | Command::Park { claim, .. } => Some(*claim),
+        | Command::Park { claim, .. }
+        | Command::Interrupt { claim } => Some(*claim),
         _ => None,
     }
 }
@@ -61,8 +72,15 @@ impl Book {
             self.enter_claim(world, tenant, claim, command, decision);
         }
         match (command, &decision.answer) {
-            (Command::SendMessage { workflow, key, .. }, Ok(Reply::Accepted { message, run, duplicate })) => {
+            (
+                Command::SendMessage { workflow, key, idempotency, admission, .. },
+                Ok(Reply::Accepted { message, run, duplicate }),
+            ) => {
                 let place = (tenant, workflow.clone(), key.clone());
+                // What is known by its request is not asked for its own id.
+                if idempotency.is_none() || !duplicate {
+                    self.enter_admission(world, &place, admission, *message, *duplicate);
+                }
                 let accepted = self.accepted.entry(place.clone()).or_default();
                 if *duplicate {
                     assert!(accepted.contains(message) && !changed, "a duplicate of a message never accepted");
@@ -79,16 +97,178 @@ impl Book {
                 self.own(tenant, *run);
             }
             (Command::RegisterWorker { worker, holds, .. }, Ok(_)) => {
-                self.seen.insert((tenant, *worker));
+                self.workers.insert((tenant, *worker));
                 let lost = |claim: &Claim| {
                     !holds.iter().any(|held| (held.task, Some(held.invocation)) == (claim.task, claim.invocation))
                 };
                 self.close(tenant, |claim| claim.worker == Some(*worker) && lost(claim));
             }
             (Command::RemoveWorker { worker }, Ok(_)) => self.close(tenant, |claim| claim.worker == Some(*worker)),
+            (Command::SendMessage { workflow, key, admission, .. }, Err(refusal)) => {
+                self.enter_not_admitted(world, &(tenant, workflow.clone(), key.clone()), admission, refusal);
+            }
+            (Command::PutDocument { put, fence, guard, .. }, answer) => {
+                self.enter_document(world, tenant, put, *fence, *guard, answer);
+            }
+            (Command::LookAtFence { fence } | Command::PassCommitPoint { fence }, answer) => match answer {
+                Ok(Reply::Standing { unread, committed }) => {
+                    assert!(self.holds(tenant, *fence), "{fence:?} has fallen and is listened to");
+                    let stands = inbox_of(world, tenant, fence.task.run).unwrap_or((0, true));
+                    assert_eq!((*unread, *committed), stands, "how things stand for {fence:?}");
+                    self.count("looks at a fence");
+                }
+                Err(Refusal::StaleFence { .. }) => assert!(!self.holds(tenant, *fence), "{fence:?} stands"),
+                other => panic!("a fence is answered {other:?}"),
+            },
             _ => {}
         }
         self.enter_effects(world, decision);
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.seen_of.entry(what).or_default() += 1;
+    }
+
+    /// Whether a fence stands.
+    pub fn holds(&self, tenant: TenantId, fence: Fence) -> bool {
+        self.fences.get(&(tenant, fence.task)) == Some(&fence.position)
+    }
+
+    /// A message came in: not one that was known by its id, and not more than its limits allow.
+    fn enter_admission(&mut self, world: &World, place: &Place, admission: &Admission, id: MessageId, again: bool) {
+        let now = world.core.now();
+        if let Some((once, ttl_ms)) = &admission.once {
+            let name = (place.clone(), once.clone());
+            let known = self.once.get(&name).filter(|(_, until)| *until > now);
+            match known {
+                Some((known, _)) => assert!(again && *known == id, "{once} is known, and another message now"),
+                None if !again => {
+                    self.once.insert(name, (id, now + ttl_ms));
+                }
+                None => panic!("{once} is not known, and a duplicate"),
+            }
+            self.count(if again { "known by their own ids" } else { "remembered by their own ids" });
+        }
+        if again {
+            return;
+        }
+        for rate in &admission.rates {
+            let (limit, window_ms) = rate.sets.expect("each says what its limit is");
+            let taken = self.taken.entry((place.0, rate.name.clone())).or_insert((now, 0));
+            if now >= taken.0 + window_ms {
+                *taken = (now, 0);
+            }
+            taken.1 += rate.units;
+            assert!(taken.1 <= limit, "{} of {limit} were taken of {:?}", taken.1, rate.name);
+        }
+        for (group, max) in &admission.groups {
+            let live = live_of(world, place.0, group);
+            assert!(live <= *max, "{live} inboxes of {group:?}, of which there may be {max}");
+            self.count("of a group");
+        }
+    }
+
+    fn enter_not_admitted(&mut self, world: &World, place: &Place, admission: &Admission, refusal: &Refusal) {
+        match refusal {
+            Refusal::TooFast { name, limit, window_ms, retry_after_ms } => {
+                let (since, taken) = self.taken[&(place.0, name.clone())];
+                assert_eq!(taken, *limit, "{name:?} was refused before it was used up");
+                assert_eq!(since + window_ms, world.core.now() + retry_after_ms, "when there is more of {name:?}");
+                self.count("refused by a rate limit");
+            }
+            Refusal::Crowded { group, max } => {
+                assert!(live_of(world, place.0, group) >= *max, "{group:?} was refused though there was room");
+                assert!(admission.groups.contains(&(group.clone(), *max)));
+                self.count("refused by a group");
+            }
+            _ => {}
+        }
+    }
+
+    /// The version a document has: 0 if it is none, or gone.
+    fn version_of(&self, world: &World, tenant: TenantId, key: &DocumentKey) -> u64 {
+        let (version, until) = self.documents.get(&(tenant, key.clone())).copied().unwrap_or_default();
+        if until.is_some_and(|until| until <= world.core.now()) { 0 } else { version }
+    }
+
+    fn as_expected(&self, world: &World, tenant: TenantId, put: &PutDocument) -> bool {
+        put.expect.is_none_or(|expected| expected == self.version_of(world, tenant, &put.key))
+    }
+
+    fn write(&mut self, world: &World, tenant: TenantId, put: &PutDocument) -> u64 {
+        let document = self.documents.entry((tenant, put.key.clone())).or_default();
+        document.0 += 1;
+        document.1 = put.ttl_ms.map(|ttl_ms| world.core.now() + ttl_ms);
+        document.0
+    }
+
+    fn enter_document(
+        &mut self,
+        world: &World,
+        tenant: TenantId,
+        put: &PutDocument,
+        fence: Option<Fence>,
+        guard: Guard,
+        answer: &Result<Reply, Refusal>,
+    ) {
+        let holds = fence.is_none_or(|fence| self.holds(tenant, fence));
+        let stands = fence.and_then(|fence| inbox_of(world, tenant, fence.task.run)).unwrap_or((0, true));
+        match answer {
+            Ok(Reply::Written { version }) => {
+                assert!(holds, "{fence:?} has fallen, and {put:?} was written");
+                assert!(self.as_expected(world, tenant, put), "{put:?} was written over another version");
+                assert_eq!(self.write(world, tenant, put), *version, "{put:?}");
+                assert!(!guard.passes_commit_point || fence.is_none() || stands.1, "the inbox of {fence:?} is open");
+                let waits = guard.no_message_waits && !guard.passes_commit_point && !stands.1 && stands.0 > 0;
+                assert!(!waits, "a message waits, and {put:?} was written");
+                self.count(if fence.is_some() { "written under a fence" } else { "written" });
+            }
+            Err(Refusal::StaleFence { .. }) => {
+                assert!(!holds, "{fence:?} stands");
+                self.count("fences that had fallen");
+            }
+            Err(Refusal::MessageWaits { .. }) => {
+                assert!(holds && guard.no_message_waits && !stands.1 && stands.0 > 0, "no message waits");
+                self.count("held up by a message");
+            }
+            Err(Refusal::VersionConflict { found, .. }) => {
+                assert!(holds && !self.as_expected(world, tenant, put), "{put:?} is as expected");
+                assert_eq!(*found, self.version_of(world, tenant, &put.key), "{put:?}");
+                self.count("conflicts");
+            }
+            other => panic!("{put:?} is answered {other:?}"),
+        }
+    }
+
+    /// A commit is done whole, or not at all.
+    fn enter_commit(&mut self, world: &World, tenant: TenantId, commit: &Commit, done: &Completion, writes: &[u8]) {
+        let fit = commit.documents.iter().all(|put| self.as_expected(world, tenant, put));
+        let ops: Vec<_> = ops(writes).map(|op| op.expect("a batch just written decodes")).collect();
+        let of = |table: Table| ops.iter().filter(|op| op.table == table).count();
+        if *done != Completion::Bool(true) {
+            assert!(*done == Completion::Bool(false) || !fit, "{commit:?} is not done: {done:?}");
+            let other = ops.iter().find(|op| !matches!(op.table, Table::Meta | Table::Journal | Table::Task));
+            assert!(other.is_none(), "{commit:?} is not done and changes {:?}", other.map(|op| op.table));
+            self.count("commits not done");
+            return;
+        }
+        assert!(fit, "{commit:?} was done over other versions");
+        assert_eq!(of(Table::Document), commit.documents.len());
+        assert!(of(Table::Event) >= commit.events.len());
+        for put in &commit.documents {
+            self.write(world, tenant, put);
+        }
+        let mut messages = 0;
+        for (id, row) in ops.iter().filter(|op| op.table == Table::Message).filter_map(|op| Some((op.key, op.body?))) {
+            let message: MessageRow = decode(row).expect("a row just written decodes");
+            let accepted = self.accepted.entry((tenant, message.workflow, message.key)).or_default();
+            if !accepted.contains(&message_of(id)) {
+                accepted.push(message_of(id));
+                messages += 1;
+            }
+        }
+        assert_eq!(messages, commit.messages.len(), "messages of {commit:?}");
+        self.count("commits done");
     }
 
     /// Enters what happened without a command: timers, a restart.
@@ -101,7 +281,7 @@ impl Book {
                     let (holder, nth) = (Some(*worker), Some(*invocation));
                     let claim = Claim { worker: holder, task: *task, attempt: *attempt, invocation: nth };
                     // It may have gone silent since, by a later timer of the same tick.
-                    assert!(self.seen.contains(&(*tenant, *worker)), "given to a worker that was never there");
+                    assert!(self.workers.contains(&(*tenant, *worker)), "given to a worker that was never there");
                     if let Some(open) = self.open.insert((*tenant, *task), claim) {
                         let gone = open.worker.is_some_and(|of| !world.workers.contains_key(&(*tenant, of)));
                         assert!(gone, "{task} is given out while {open:?} is working on it");
@@ -124,6 +304,7 @@ impl Book {
                 }
                 Effect::RunEnded { tenant, run, .. } => {
                     self.own(*tenant, *run);
+                    self.fences.retain(|(of, task), _| (*of, task.run) != (*tenant, *run));
                     self.close(*tenant, |claim| claim.task.run == *run);
                 }
                 Effect::Event { .. } | Effect::TokenRevoked { .. } => {}
@@ -163,8 +344,11 @@ impl Book {
     fn enter_claim(&mut self, world: &World, tenant: TenantId, claim: Claim, command: &Command, decision: &Decision) {
         let key = (tenant, claim.task);
         let Ok(reply) = &decision.answer else {
+            let past_commit = matches!(command, Command::Supersede { .. })
+                && matches!(decision.answer, Err(Refusal::Committed { .. }))
+                && world.tables.all::<InboxRow>(Table::Inbox).any(|(_, row)| row.live == claim.task.run && row.closed);
             assert!(
-                matches!(decision.answer, Err(Refusal::StaleClaim { .. })),
+                past_commit || matches!(decision.answer, Err(Refusal::StaleClaim { .. })),
                 "{command:?} is refused: {:?}",
                 decision.answer
             );
@@ -183,6 +367,22 @@ impl Book {
         assert!(!dead, "{command:?} was listened to though it had been given up");
         assert_eq!(self.latest.get(&key), Some(&invocation), "{command:?} is not the latest hand-over");
         match command {
+            Command::Journal { position, request: Request::Begin { .. }, .. } => {
+                self.fences.insert(key, *position);
+                self.count("steps begun");
+            }
+            Command::Journal { request: Request::Run { .. }, .. } => {
+                self.fences.remove(&key);
+            }
+            Command::Journal { request: Request::Commit { commit }, .. } => {
+                let Reply::EntryDone(done) = reply else { panic!("a commit waits for nothing: {reply:?}") };
+                self.enter_commit(world, tenant, commit, done, &decision.writes);
+            }
+            Command::Interrupt { .. } => {
+                assert_eq!(*reply, Reply::Interrupted(true), "an interruption that is none changes nothing");
+                assert!(self.fences.remove(&key).is_some(), "nobody was interrupted");
+                self.count("interrupted");
+            }
             Command::Complete { .. } | Command::Supersede { .. } => {
                 assert!(self.completed.insert(key), "{} is completed twice", claim.task);
                 self.close(tenant, |open| open.task == claim.task);
@@ -282,4 +482,22 @@ impl Book {
             }
         }
     }
+}
+
+/// Inboxes of a group that have a live run.
+fn live_of(world: &World, tenant: TenantId, group: &String) -> u32 {
+    let inboxes = world.tables.all::<InboxRow>(Table::Inbox);
+    inboxes.filter(|(key, inbox)| tenant_of(key) == tenant && inbox.groups.contains(group)).count() as u32
+}
+
+/// How many messages wait for a live run, and whether its inbox is closed.
+fn inbox_of(world: &World, tenant: TenantId, run: RunId) -> Option<(u64, bool)> {
+    let row: RunRow = world.tables.get(Table::Run, &key::run(tenant, run))?;
+    let name = row.key?;
+    let inbox: InboxRow = world.tables.get(Table::Inbox, &key::inbox(tenant, &row.workflow, &name))?;
+    let unread = world.tables.all::<MessageRow>(Table::Message).filter(|(id, message)| {
+        let place = (tenant_of(id), message.workflow.as_str(), message.key.as_str());
+        message.state == MessageState::Unread && place == (tenant, &*row.workflow, &*name)
+    });
+    (inbox.live == run).then(|| (unread.count() as u64, inbox.closed))
 }

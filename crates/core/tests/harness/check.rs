@@ -6,7 +6,7 @@ use mainspring_core::Core;
 use mainspring_core::id::{RunId, TaskId, TenantId};
 use mainspring_core::journal::PendingKind;
 use mainspring_core::row::{
-    ChildRow, InboxRow, MessageRow, MessageState, RunRow, RunState, TaskRow, TaskState, WorkflowRow, key,
+    ChildRow, DocumentRow, InboxRow, MessageRow, MessageState, RunRow, RunState, TaskRow, TaskState, WorkflowRow, key,
 };
 use mainspring_core::workflow::TaskDef;
 use mainspring_core::write::Table;
@@ -26,6 +26,7 @@ pub fn check_rows(tables: &Tables) {
     check_tasks(tables, &runs);
     check_inboxes(tables, &runs);
     check_children(tables, &runs);
+    check_documents(tables);
 
     // At most N live runs per key, by the widest rule of those that hold a place; one waits only while some do.
     let mut live: BTreeMap<(TenantId, &str, &str), (u32, u32, u32)> = BTreeMap::new();
@@ -145,7 +146,32 @@ pub fn check_inside(core: &Core, tables: &Tables) {
     for (tenant, state) in inside::tenants(&text) {
         check_hands(tables, tenant, state);
         check_lines(&text, tables, tenant, state);
+        check_groups(tables, tenant, state);
+        check_marks(&text, tenant, state);
     }
+}
+
+/// A group counts the inboxes that have a row and say that they belong to it.
+fn check_groups(tables: &Tables, tenant: &str, state: &str) {
+    let mut expected: BTreeMap<String, u32> = BTreeMap::new();
+    let inboxes = tables.all::<InboxRow>(Table::Inbox).filter(|(key, _)| tenant_of(key).to_string() == tenant);
+    for group in inboxes.flat_map(|(_, inbox)| inbox.groups) {
+        *expected.entry(format!("{group:?}")).or_default() += 1;
+    }
+    let number = |text: &str| text.parse::<u32>().expect("inboxes are counted");
+    let counted = inside::entries(inside::field(state, "groups"));
+    let counted: BTreeMap<String, u32> =
+        counted.into_iter().map(|(group, live)| (group.to_owned(), number(live))).collect();
+    assert_eq!(counted, expected, "inboxes with a live run, by group");
+}
+
+/// Each marked document is marked once, and one timer forgets the oldest as long as there are some.
+fn check_marks(text: &str, tenant: &str, state: &str) {
+    let documents = inside::entries(inside::field(state, "documents")).len();
+    let marked = inside::items(inside::field(state, "marked")).len();
+    assert_eq!(documents, marked, "marks, and when they are forgotten");
+    let timers = text.matches(&format!("{tenant}, Marks)")).count();
+    assert_eq!(timers, usize::from(marked > 0), "timers that forget {marked} marks");
 }
 
 /// Slots taken of each worker are what its running tasks take, less what they gave back.
@@ -226,6 +252,20 @@ fn check_children(tables: &Tables, runs: &BTreeMap<(TenantId, RunId), RunRow>) {
         assert!(noted.remove(&(*tenant, of.task, of.name.clone(), *id)), "{id} is a child nobody notes: {of:?}");
     }
     assert!(noted.is_empty(), "children that do not know their parent: {noted:?}");
+}
+
+/// What is kept of former versions is of a document that has such a version, or one that came later.
+fn check_documents(tables: &Tables) {
+    for (row_key, revision) in tables.all::<DocumentRow>(Table::Revision) {
+        let length = |at: usize| usize::from(u16::from_be_bytes([row_key[at], row_key[at + 1]]));
+        let (kind, name) = (length(16), length(18));
+        let of = [&row_key[..18], &row_key[20..20 + kind + name]].concat();
+        let document: DocumentRow =
+            tables.get(Table::Document, &of).expect("a version kept of a document that is there");
+        assert!(revision.version <= document.version, "a version kept of a document before it was written");
+        assert!(revision.version < document.version || revision == document, "a version kept that says something else");
+        assert!(row_key.ends_with(&revision.version.to_be_bytes()), "a version kept at another's place");
+    }
 }
 
 /// A core built from the rows is the live one: same queues, same timers, same waits.

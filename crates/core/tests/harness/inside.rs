@@ -88,6 +88,11 @@ pub fn awaits_refill(core: &Core) -> bool {
     format!("{core:?}").contains(", Refill)")
 }
 
+/// Whether some document is marked: then there is a timer.
+pub fn has_marks(core: &Core) -> bool {
+    format!("{core:?}").contains(", Marks)")
+}
+
 /// The places of queued tasks in all lines of a block of them, as text, sorted.
 pub fn places(lines: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -5,14 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use mainspring_core::command::{Claim, Held, Idempotency};
+use mainspring_core::command::{Claim, Facts, Held, Idempotency};
 use mainspring_core::id::{Ms, RunId, TaskId, TenantId, WorkerId, mix};
-use mainspring_core::journal::{Completion, Request};
+use mainspring_core::journal::{Commit, Completion, Request, Wait};
 use mainspring_core::limit::Limits;
 use mainspring_core::place::SLOT;
-use mainspring_core::row::{OnParentEnd, RunRow, RunState};
+use mainspring_core::rate::RateUse;
+use mainspring_core::row::{DocumentRow, OnParentEnd, RunRow, RunState};
 use mainspring_core::write::Table;
-use mainspring_core::{Command, Dispatch, Effect, NewWorker, Refusal, Reply, Start};
+use mainspring_core::{
+    Admission, Command, Dispatch, DocumentKey, Effect, Fence, Guard, NewWorker, PutDocument, Refusal, Reply, Start,
+};
 
 use super::book::Book;
 use super::parse::Line;
@@ -91,6 +94,10 @@ pub struct Load {
     /// Requests that may come again, with their first answer.
     keyed: Vec<(TenantId, Command, Reply)>,
     runs: Vec<(TenantId, RunId)>,
+    /// Fences handed to somebody outside, who may believe in them for ever.
+    fences: Vec<(TenantId, Fence)>,
+    /// Commands that wait to be decided, with facts loaded for them and when.
+    late: Vec<(Ms, TenantId, Command, Facts)>,
     sent: u64,
     latest_now: Ms,
     grace_until: Ms,
@@ -100,7 +107,13 @@ pub struct Load {
 impl Load {
     /// A world with tenants and workflows, and nobody working yet.
     pub fn new(seed: u64) -> Self {
-        let limits = Limits { worker_grace_ms: 100, idempotency_ttl_ms: 5_000, ..Limits::default() };
+        let limits = Limits {
+            worker_grace_ms: 100,
+            idempotency_ttl_ms: 5_000,
+            document_mark_ms: 200,
+            fact_age_ms_max: 100,
+            ..Limits::default()
+        };
         let mut load = Load {
             chance: Chance::new(seed),
             world: World::new(limits, seed),
@@ -110,6 +123,8 @@ impl Load {
             on_the_way: Vec::new(),
             keyed: Vec::new(),
             runs: Vec::new(),
+            fences: Vec::new(),
+            late: Vec::new(),
             sent: 0,
             latest_now: 0,
             grace_until: 0,
@@ -135,8 +150,10 @@ impl Load {
     pub fn disturb(&mut self, steps: usize) {
         for step in 0..steps {
             match self.chance.below(100) {
-                0..20 => self.client(),
-                20..66 => self.work(),
+                0..17 => self.client(),
+                17..20 => self.decide_late(),
+                20..60 => self.work(),
+                60..66 => self.outside(),
                 66..82 => self.arrive(),
                 82..90 => self.pass_time(),
                 90..94 => self.connect(),
@@ -155,6 +172,9 @@ impl Load {
     /// No more faults: everything must end within a bounded number of steps.
     pub fn come_to_rest(&mut self) {
         self.calm = true;
+        while !self.late.is_empty() {
+            self.decide_late();
+        }
         self.world.now += 1_000;
         for nth in 0..self.processes.len() {
             self.processes[nth].jobs.clear();
@@ -200,8 +220,12 @@ impl Load {
     }
 
     fn submit(&mut self, tenant: TenantId, command: Command) -> Decision {
+        self.submit_with(tenant, command, Facts::new())
+    }
+
+    fn submit_with(&mut self, tenant: TenantId, command: Command, facts: Facts) -> Decision {
         self.sent += 1;
-        let decision = self.world.submit(tenant, command.clone());
+        let decision = self.world.submit_with(tenant, command.clone(), facts);
         self.book.enter(&self.world, tenant, &command, &decision);
         self.on_the_way.extend(decision.effects.iter().cloned());
         decision
@@ -236,33 +260,140 @@ impl Load {
             let (workflow, input, idempotency) = (workflow.into(), body.clone(), idempotency.clone());
             Command::StartRun { start: Start { workflow, key, input, priority, idempotency, ..Start::default() } }
         };
-        let command = match self.chance.below(16) {
+        let command = match self.chance.below(18) {
             0..7 => {
-                Command::SendMessage { workflow: "turn".into(), key, payload: body, idempotency: idempotency.clone() }
+                let (idempotency, admission) = (idempotency.clone(), Box::new(self.admission(&key)));
+                Command::SendMessage { workflow: "turn".into(), key, payload: body, idempotency, admission }
             }
             7 => start("job", Some(key)),
             8 => start("single", Some(key)),
             9 => start("newest", Some(key)),
             10 => start("dag", None),
             11 | 12 => start("fn", Some(key)),
-            13 => Command::EmitEvent { name: "e".into(), scope: Some(key), data: body, metadata: None, priority: None },
+            13 => Command::EmitEvent {
+                name: "e".into(),
+                scope: Some(key),
+                data: body,
+                metadata: None,
+                priority: None,
+                fence: None,
+            },
             14 => {
                 // Also runs of other tenants, which must be nobody's.
                 let Some(run) = self.some_run() else { return };
                 Command::SignalRun { run: run.1, name: "s".into(), payload: body }
             }
+            15 | 16 => {
+                Command::PutDocument { put: self.put(tenant), fence: None, guard: Guard::default(), event: None }
+            }
             _ => return self.again(),
         };
-        let decision = self.submit(tenant, command.clone());
+        if idempotency.is_none() && self.chance.percent(30) {
+            let facts = self.world.tables.facts(&self.world.core, tenant, &command);
+            self.late.push((self.world.core.now(), tenant, command, facts));
+            return;
+        }
+        self.ask(tenant, command, Facts::new());
+    }
+
+    /// A command is decided whose facts were loaded some time ago.
+    fn decide_late(&mut self) {
+        if self.late.is_empty() {
+            return;
+        }
+        let nth = self.chance.below(self.late.len() as u64) as usize;
+        let (loaded_at, tenant, command, facts) = self.late.swap_remove(nth);
+        let old = self.world.core.now() - loaded_at > self.world.limits.fact_age_ms_max;
+        self.ask(tenant, command, if old { Facts::new() } else { facts });
+    }
+
+    fn ask(&mut self, tenant: TenantId, command: Command, facts: Facts) {
+        let decision = self.submit_with(tenant, command.clone(), facts);
         match &decision.answer {
             Ok(Reply::Started { run, .. } | Reply::Accepted { run, .. }) => self.runs.push((tenant, *run)),
-            Ok(_) | Err(Refusal::NoRun { .. } | Refusal::RunEnded { .. } | Refusal::NotDurable { .. }) => {}
+            Ok(_)
+            | Err(
+                Refusal::NoRun { .. }
+                | Refusal::RunEnded { .. }
+                | Refusal::NotDurable { .. }
+                | Refusal::VersionConflict { .. }
+                | Refusal::TooFast { .. }
+                | Refusal::Crowded { .. },
+            ) => {}
             Err(refusal) => panic!("{command:?} is refused: {refusal}"),
         }
-        if idempotency.is_some()
-            && let Ok(reply) = decision.answer
-        {
+        let keyed = match &command {
+            Command::StartRun { start } => start.idempotency.is_some(),
+            Command::SendMessage { idempotency, .. } => idempotency.is_some(),
+            _ => false,
+        };
+        if keyed && let Ok(reply) = decision.answer {
             self.keyed.push((tenant, command, reply));
+        }
+    }
+
+    fn admission(&mut self, key: &str) -> Admission {
+        let chance = &mut self.chance;
+        let once = chance.percent(30).then(|| (format!("o{}", chance.below(3)), 20 + chance.below(1_000)));
+        let rate = RateUse { name: format!("r-{key}"), units: 1, sets: Some((2, 150)) };
+        Admission {
+            once,
+            rates: if chance.percent(50) { vec![rate] } else { Vec::new() },
+            groups: if chance.percent(50) { vec![("g".to_owned(), 1)] } else { Vec::new() },
+            messages_max: None,
+        }
+    }
+
+    /// A document to be written, as it is, as it was, or whatever it is.
+    fn put(&mut self, tenant: TenantId) -> PutDocument {
+        let key = DocumentKey::new("d", format!("n{}", self.chance.below(3)));
+        let row = mainspring_core::row::key::document(tenant, &key);
+        let found = self.world.tables.get::<DocumentRow>(Table::Document, &row).map_or(0, |row| row.version);
+        let expect = match self.chance.below(10) {
+            0..3 => None,
+            3 => Some(0),
+            4 => Some(found.saturating_sub(1)),
+            _ => Some(found),
+        };
+        let ttl_ms = self.chance.percent(30).then(|| self.chance.below(400));
+        let body = Bytes::from(format!("{tenant} {}", self.sent));
+        PutDocument { key, expect, body, ttl_ms, history: 2 }
+    }
+
+    /// Somebody outside acts for a step, whether or not it still may.
+    fn outside(&mut self) {
+        if self.fences.is_empty() || self.chance.percent(20) {
+            return self.interrupt();
+        }
+        let back = self.chance.below(self.fences.len().min(12) as u64) as usize;
+        let (tenant, fence) = self.fences[self.fences.len() - 1 - back];
+        let command = match self.chance.below(10) {
+            0..7 => {
+                let guard =
+                    Guard { no_message_waits: self.chance.percent(50), passes_commit_point: self.chance.percent(20) };
+                let event = self.chance.percent(20).then(|| ("e".to_owned(), None, Bytes::from_static(b"{}")));
+                Command::PutDocument { put: self.put(tenant), fence: Some(fence), guard, event }
+            }
+            7 | 8 => Command::LookAtFence { fence },
+            _ => Command::PassCommitPoint { fence },
+        };
+        self.submit(tenant, command);
+    }
+
+    fn interrupt(&mut self) {
+        // A function without an inbox is not interrupted.
+        let jobs = self.processes.iter().flat_map(|process| {
+            let turns = process.jobs.iter().filter(|job| job.action == "turn");
+            turns.map(|job| (process.tenant, job.claim))
+        });
+        let begun = jobs.filter(|(tenant, claim)| {
+            let stands = |fence: &Fence| fence.task == claim.task && self.book.holds(*tenant, *fence);
+            self.fences.iter().any(|(of, fence)| of == tenant && stands(fence))
+        });
+        let begun: Vec<(TenantId, Claim)> = begun.collect();
+        if !begun.is_empty() {
+            let (tenant, claim) = begun[self.chance.below(begun.len() as u64) as usize];
+            self.submit(tenant, Command::Interrupt { claim });
         }
     }
 
@@ -377,17 +508,21 @@ impl Load {
             self.finish(process, nth, tenant, command);
             return;
         }
-        let Some(request) = next_request(&job) else {
+        let Some(request) = next_request(tenant, &job) else {
             let command = self.last_word(&job);
             self.finish(process, nth, tenant, command);
             return;
         };
+        let begins = matches!(request, Request::Begin { .. });
         let ask = Command::Journal { claim, position: job.position, request };
         let answer = self.submit(tenant, ask.clone()).answer;
         self.maybe_twice(tenant, &ask);
         let jobs = &mut self.processes[process].jobs;
         match answer {
             Ok(Reply::EntryDone(done)) => {
+                if begins {
+                    self.fences.push((tenant, Fence { task: claim.task, position: job.position }));
+                }
                 jobs[nth].last = Some(done);
                 jobs[nth].position += 1;
                 jobs[nth].waiting = false;
@@ -414,16 +549,20 @@ impl Load {
         let claim = job.claim;
         let durable = job.action == "fn" || job.action == "turn";
         match self.chance.below(100) {
-            0..25 if !self.calm && job.action == "turn" => Command::Supersede { claim, reason: "more was said".into() },
-            25..29 if !self.calm && durable => Command::Park { claim, error: "other code".into() },
-            29..35 if !self.calm => Command::Fail { claim, error: "by chance".into(), retry: true, after_ms: None },
+            0..60 if !self.calm && job.action == "turn" => Command::Supersede { claim, reason: "more was said".into() },
+            60..63 if !self.calm && durable => Command::Park { claim, error: "other code".into() },
+            63..68 if !self.calm => Command::Fail { claim, error: "by chance".into(), retry: true, after_ms: None },
             _ => Command::Complete { claim, output: Bytes::from_static(b"done") },
         }
     }
 
     fn finish(&mut self, process: usize, nth: usize, tenant: TenantId, command: Command) {
-        self.submit(tenant, command.clone());
+        let answer = self.submit(tenant, command.clone()).answer;
         self.maybe_twice(tenant, &command);
+        if matches!(answer, Err(Refusal::Committed { .. })) {
+            // It has closed its inbox, so it goes on to its end.
+            return;
+        }
         // A worker that does not hear the answer says it again later.
         if self.calm || self.chance.percent(80) {
             self.processes[process].jobs.remove(nth);
@@ -489,6 +628,7 @@ impl Load {
     fn crash(&mut self) {
         self.world.check();
         self.on_the_way.clear();
+        self.late.clear();
         let local: BTreeSet<(TenantId, WorkerId)> =
             self.world.workers.iter().filter(|(_, worker)| worker.local).map(|(key, _)| *key).collect();
         self.world.workers.clear();
@@ -515,24 +655,31 @@ impl Load {
 
 /// What a function asks next. It depends on nothing but the run, the position and the answers so far, as the code of
 /// a durable function must; `None` is its end.
-fn next_request(job: &Job) -> Option<Request> {
+fn next_request(tenant: TenantId, job: &Job) -> Option<Request> {
     let TaskId { run, index } = job.claim.task;
     let dice = mix(run.0 as u64 ^ mix(u64::from(job.position) << 16 | u64::from(index)));
     let (kind, size) = (dice % 100, dice >> 32);
     match job.action.as_str() {
         "turn" if job.position == 0 => {
-            Some(Request::Receive { timeout_ms: None, messages_max: 1 + (size % 3) as u32, close_on_timeout: false })
+            Some(Request::Receive { wait: Wait::Forever, messages_max: 1 + (size % 3) as u32, close_on_timeout: false })
         }
         "turn" if matches!(job.last, Some(Completion::Closed | Completion::TimedOut)) => None,
         "turn" => match kind {
-            0..40 => Some(Request::Receive {
-                timeout_ms: Some(size % 60),
+            0..30 => Some(Request::Receive {
+                wait: Wait::For(size % 60),
                 messages_max: 1 + (size % 2) as u32,
                 close_on_timeout: size % 8 < 4,
             }),
-            40..55 => Some(Request::Sleep { duration_ms: size % 40 }),
-            55..62 => Some(Request::Peek),
-            62..75 => Some(Request::Close { force: size % 2 == 0 }),
+            30..40 => Some(Request::Sleep { duration_ms: size % 40 }),
+            40..44 => Some(Request::Peek),
+            44..50 => Some(Request::Close { force: size % 2 == 0 }),
+            50..68 => Some(Request::Begin { name: "agent".into() }),
+            68..76 => Some(Request::Run {
+                name: "agent".into(),
+                result: Ok(Bytes::from(size.to_string())),
+                took_ms: size % 40,
+            }),
+            76..88 => Some(Request::Commit { commit: Box::new(commit(tenant, size)) }),
             _ => None,
         },
         "fn" => match kind {
@@ -556,10 +703,38 @@ fn next_request(job: &Job) -> Option<Request> {
                 on_parent_end: if size % 3 == 0 { OnParentEnd::Abandon } else { OnParentEnd::Cancel },
             }),
             75..78 => Some(Request::Emit { name: "e".into(), scope: None, data: Bytes::from_static(b"{}") }),
+            80..86 => Some(Request::Begin { name: "agent".into() }),
             78..80 => Some(Request::Signal { run, name: "s".into(), payload: Bytes::from_static(b"self") }),
             _ => None,
         },
         _ => None,
+    }
+}
+
+fn commit(tenant: TenantId, size: u64) -> Commit {
+    let part = |shift: u32, share: u64| (size >> shift) % 8 < share;
+    let document = |name: u64, expect: Option<u64>| PutDocument {
+        key: DocumentKey::new("d", format!("n{}", name % 3)),
+        expect,
+        body: Bytes::from(size.to_string()),
+        ttl_ms: None,
+        history: 2,
+    };
+    let mut documents = vec![document(size, part(3, 2).then_some(size % 5))];
+    if part(6, 4) {
+        documents.push(document(size + 1, None));
+    }
+    let key = format!("k{}", size % 3);
+    Commit {
+        force: part(9, 2),
+        documents,
+        runs: if part(12, 2) { vec![("job".into(), Some(key.clone()), Bytes::new())] } else { Vec::new() },
+        messages: if part(15, 2) {
+            vec![("turn".into(), key, Bytes::from(format!("{tenant} from a turn")))]
+        } else {
+            Vec::new()
+        },
+        events: if part(18, 2) { vec![("e".into(), Bytes::from_static(b"{}"))] } else { Vec::new() },
     }
 }
 
@@ -569,5 +744,6 @@ pub fn tally(load: &Load) -> BTreeMap<&'static str, usize> {
     for (_, row) in load.world.tables.all::<RunRow>(Table::Run) {
         *tally.entry(row.state.word()).or_default() += 1;
     }
+    tally.extend(&load.book.seen_of);
     tally
 }

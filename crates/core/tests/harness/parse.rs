@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mainspring_core::command::Idempotency;
+use mainspring_core::command::{Admission, Idempotency};
+use mainspring_core::journal::Commit;
 use mainspring_core::limit::Limits;
 use mainspring_core::place::{Comparator, LabelValue, LabelWish, SLOT};
 use mainspring_core::rate::RateUse;
 use mainspring_core::row::RunWishes;
 use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, Sticky, TaskDef, When, WorkflowDef};
-use mainspring_core::{NewWorker, Start, WorkerId};
+use mainspring_core::{DocumentKey, NewWorker, PutDocument, Start, WorkerId};
 
 /// A stable id for a name.
 pub fn id_of(name: &str) -> u128 {
@@ -56,6 +57,12 @@ pub fn rates(text: &str) -> Vec<RateUse> {
         RateUse { name: fields[0].to_owned(), units: number(fields[1]), sets }
     };
     text.split('+').map(rate).collect()
+}
+
+/// `KIND/NAME`.
+pub fn document_key(text: &str) -> DocumentKey {
+    let (kind, name) = text.split_once('/').expect("a document is KIND/NAME");
+    DocumentKey::new(kind, name)
 }
 
 /// A command line, taken apart.
@@ -138,6 +145,64 @@ impl Line {
         let text = self.text("id")?;
         let (key, body) = text.split_once(':').unwrap_or((&text, "1"));
         Some(Idempotency { key: key.to_owned(), body: body.parse().expect("an idempotency body is a number") })
+    }
+
+    /// `[once=ID:TTL] [rates=USES] [groups=NAME:MAX+...] [max=N]`.
+    pub fn admission(&self) -> Admission {
+        let number = |text: &str| text.parse::<u32>().expect("a group's limit is a number");
+        let group = |part: &str| {
+            let (name, max) = part.split_once(':').expect("a group is NAME:MAX");
+            (name.to_owned(), number(max))
+        };
+        Admission {
+            once: self.text("once").map(|text| {
+                let (id, ttl) = text.split_once(':').expect("once is ID:TTL");
+                (id.to_owned(), u64::from(number(ttl)))
+            }),
+            rates: self.text("rates").map(|text| rates(&text)).unwrap_or_default(),
+            groups: self.text("groups").map(|text| text.split('+').map(group).collect()).unwrap_or_default(),
+            messages_max: self.number("max"),
+        }
+    }
+
+    /// `put KIND/NAME BODY [expect=N] [ttl=MS] [history=N]`.
+    pub fn document(&self) -> PutDocument {
+        PutDocument {
+            key: document_key(self.word(0)),
+            expect: self.number("expect"),
+            body: self.bytes(1),
+            ttl_ms: self.number("ttl"),
+            history: self.number("history").unwrap_or(0),
+        }
+    }
+
+    /// What goes with a commit: `[documents=KIND/NAME/EXPECT/BODY+...] [runs=WORKFLOW/KEY/INPUT+...]
+    /// [messages=WORKFLOW/KEY/TEXT+...] [events=NAME/DATA+...] [force]`. An `EXPECT` or `KEY` of `-` is none.
+    pub fn commit(&self) -> Commit {
+        let parts = |option: &str| -> Vec<Vec<String>> {
+            let text = self.text(option).unwrap_or_default();
+            let parts = text.split('+').filter(|part| !part.is_empty());
+            parts.map(|part| part.split('/').map(str::to_owned).collect()).collect()
+        };
+        let given = |text: &str| (text != "-").then(|| text.to_owned());
+        let bytes = |text: &str| Bytes::from(text.to_owned());
+        let document = |part: Vec<String>| PutDocument {
+            key: DocumentKey::new(&part[0], &*part[1]),
+            expect: given(&part[2]).map(|version| version.parse().expect("a version is a number")),
+            body: bytes(&part[3]),
+            ttl_ms: None,
+            history: 0,
+        };
+        Commit {
+            force: self.has("force"),
+            documents: parts("documents").into_iter().map(document).collect(),
+            runs: parts("runs").into_iter().map(|part| (part[0].clone(), given(&part[1]), bytes(&part[2]))).collect(),
+            messages: parts("messages")
+                .into_iter()
+                .map(|part| (part[0].clone(), part[1].clone(), bytes(&part[2])))
+                .collect(),
+            events: parts("events").into_iter().map(|part| (part[0].clone(), bytes(&part[1]))).collect(),
+        }
     }
 
     /// `workflow NAME [inbox] [durable] [tasks=a,b(a),c(a+b)] [key=N:STRATEGY] [retry=ATTEMPTS/MS/PERCENT/MAX]
@@ -276,6 +341,11 @@ impl Line {
                 "forget" => limits.worker_forget_ms = number as u64,
                 "acknowledge" => limits.acknowledge_ms = number as u64,
                 "grace" => limits.worker_grace_ms = number as u64,
+                "document" => limits.document_bytes_max = number,
+                "mark" => limits.document_mark_ms = number as u64,
+                "parts" => limits.commit_parts_max = number,
+                "commit" => limits.commit_bytes_max = number,
+                "copies" => limits.event_copies_bytes_max = number,
                 other => panic!("no limit {other:?}"),
             }
         }

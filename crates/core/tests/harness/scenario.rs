@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use mainspring_core::command::{Claim, Held, Idempotency};
 use mainspring_core::id::{RunId, TaskId, TenantId, TokenId, WorkerId};
-use mainspring_core::journal::Request;
+use mainspring_core::journal::{Request, Wait};
 use mainspring_core::judge::Verdict;
 use mainspring_core::limit::Limits;
 use mainspring_core::row::{ChildOf, JournalRow, LogRow, OnParentEnd, TaskRow, decode};
 use mainspring_core::write::{Op, Table, ops};
-use mainspring_core::{Command, Effect, Refusal, Reply, Start};
+use mainspring_core::{Command, Effect, Fence, Guard, PutDocument, Refusal, Reply, Start};
 
 use super::parse::{Line, id_of, rates};
 use super::show::{self, Names};
@@ -137,9 +137,10 @@ impl Scenario {
             Command::StartRun { start: Start { idempotency: None, child_of: None, .. } }
             | Command::ExtendTimeout { .. }
             | Command::PutLog { .. }
-            | Command::SendMessage { idempotency: None, .. }
+            | Command::PutDocument { put: PutDocument { expect: None, .. }, .. }
             | Command::EmitEvent { .. }
             | Command::SignalRun { .. } => None,
+            Command::SendMessage { idempotency: None, admission, .. } if admission.once.is_none() => None,
             // A worker that announces itself again says what it has in hand by then.
             Command::RegisterWorker { worker, new, local, lease_ms, .. } => {
                 let holds = self.world.held_by(self.tenant, worker);
@@ -245,6 +246,26 @@ impl Scenario {
         TaskId { run: self.run_id(run), index: index.parse().expect("a task's index is a number") }
     }
 
+    /// `r1@3`: the step of `r1`'s first task that began at the third position.
+    fn fence(&mut self, text: &str) -> Fence {
+        let (task, position) = text.split_once('@').expect("a fence is TASK@POSITION");
+        Fence { task: self.task(task), position: position.parse().expect("a position is a number") }
+    }
+
+    /// `put KIND/NAME BODY ... [fence=FENCE] [no_message_waits] [passes_commit_point] [event=NAME:DATA] [scope=S]`.
+    fn put_document(&mut self, line: &Line) -> Command {
+        let guard = Guard {
+            no_message_waits: line.has("no_message_waits"),
+            passes_commit_point: line.has("passes_commit_point"),
+        };
+        let event = line.text("event").map(|text| {
+            let (name, data) = text.split_once(':').expect("an event is NAME:DATA");
+            (name.to_owned(), line.text("scope"), Bytes::from(data.to_owned()))
+        });
+        let fence = line.text("fence").map(|text| self.fence(&text));
+        Command::PutDocument { put: line.document(), fence, guard, event }
+    }
+
     /// `child=r1.0:NAME`.
     fn child_of(&mut self, text: &str) -> ChildOf {
         let (task, name) = text.split_once(':').expect("child is TASK:NAME");
@@ -332,13 +353,19 @@ impl Scenario {
                 key: text(1),
                 payload: line.bytes(2),
                 idempotency: line.idempotency(),
+                admission: Box::new(line.admission()),
             },
+            "put" => self.put_document(line),
+            "look_at_fence" => Command::LookAtFence { fence: self.fence(line.word(0)) },
+            "pass_commit_point" => Command::PassCommitPoint { fence: self.fence(line.word(0)) },
+            "interrupt" => Command::Interrupt { claim: self.claim(line.word(0)) },
             "event" => Command::EmitEvent {
                 name: text(0),
                 scope: line.text("scope"),
                 data: line.bytes(1),
                 metadata: line.text("meta").map(Bytes::from),
                 priority: line.number("priority"),
+                fence: None,
             },
             "signal" => Command::SignalRun { run: self.run_id(line.word(0)), name: text(1), payload: line.bytes(2) },
             "worker" => {
@@ -380,6 +407,7 @@ impl Scenario {
             "revoke" => Command::RevokeToken { token: TokenId(self.named(line.word(0))) },
             "explain" => Command::Explain { run: self.run_id(line.word(0)) },
             "look" => Command::LookAtInbox { workflow: text(0), key: text(1) },
+            "look-key" => Command::LookAtKey { workflow: text(0), key: text(1) },
             "count" => Command::Count,
             verb => panic!("no verb {verb:?}"),
         }
@@ -407,7 +435,11 @@ impl Scenario {
             }
             "sleep" => Request::Sleep { duration_ms: line.nth_number(3) },
             "receive" => Request::Receive {
-                timeout_ms,
+                wait: match (line.number("until"), timeout_ms) {
+                    (Some(at), _) => Wait::Until(at),
+                    (None, Some(timeout_ms)) => Wait::For(timeout_ms),
+                    (None, None) => Wait::Forever,
+                },
                 messages_max: line.number("max").unwrap_or(10),
                 close_on_timeout: line.has("close"),
             },
@@ -425,6 +457,8 @@ impl Scenario {
             },
             "signal" => Request::Signal { run: self.run_id(line.word(3)), name: text(4), payload: line.bytes(5) },
             "emit" => Request::Emit { name: text(3), scope: line.text("scope"), data: line.bytes(4) },
+            "begin" => Request::Begin { name: text(3) },
+            "commit" => Request::Commit { commit: Box::new(line.commit()) },
             "cancel" => Request::Cancel { run: self.run_id(line.word(3)), reason: text(4) },
             other => panic!("no request {other:?}"),
         }
@@ -442,6 +476,8 @@ fn same_answer(first: &Result<Reply, Refusal>, second: &Result<Reply, Refusal>) 
         (Ok(Reply::Accepted { message, run, .. }), Ok(Reply::Accepted { message: m, run: r, duplicate: true })) => {
             (message, run) == (m, r)
         }
+        // The version is the one the first delivery made, unless it expired at once.
+        (Ok(Reply::Written { version }), Err(Refusal::VersionConflict { found, .. })) => [0, *version].contains(found),
         // The entry was completed by what it asked for.
         (Ok(Reply::EntryPending { .. }), Ok(Reply::EntryDone(_))) => true,
         // The claim was current and by its own word is no more: stop working on it.

@@ -5,10 +5,11 @@ use mainspring_core::Core;
 
 use super::inside;
 
-/// What differs by nature: workers announce themselves again, expired tokens are forgotten lazily; and a line finds
-/// out that its rate limit is short when a worker is there. Who waits for a limit is left out of `rates`, and the
-/// places of all lines are put where `queues` stood.
-const BLOCKS: [&str; 6] = ["workers: {", "tokens: {", "queues: {", "held: {", "refills: {", "rates: {"];
+/// What differs by nature: workers announce themselves again, expired tokens are forgotten lazily, marks of documents
+/// are not needed after a restart; and a line finds out that its rate limit is short when a worker is there. Who waits
+/// for a limit is left out of `rates`, and the places of all lines are put where `queues` stood.
+const BLOCKS: [&str; 8] =
+    ["workers: {", "tokens: {", "queues: {", "held: {", "refills: {", "rates: {", "documents: {", "marked: {"];
 /// Where the core is in time is the next command's business.
 const VALUES: [&str; 5] = [" now: ", "nth_now: ", "recorded_now: ", "meta_dirty: ", "log_lines: "];
 
@@ -76,8 +77,8 @@ fn block_len(text: &str) -> usize {
     text.len()
 }
 
-/// Timers that are set when a worker comes back.
-const LATER: [&str; 3] = ["WorkerLease", "Acknowledge", "Refill"];
+/// Timers that are set when a worker comes back, or a document is written again.
+const LATER: [&str; 4] = ["WorkerLease", "Acknowledge", "Refill", "Marks"];
 
 /// Timers without those that begin anew.
 fn without_leases(timers: &str) -> String {

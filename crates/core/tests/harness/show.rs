@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use mainspring_core::id::TenantId;
+use mainspring_core::id::{MessageId, RunId, TenantId};
 use mainspring_core::journal::{Completion, Pending, PendingKind};
 use mainspring_core::place::LabelValue;
 use mainspring_core::row::{
-    ChildRow, EventRow, IdempotencyRow, InboxRow, JournalRow, LogRow, MessageRow, MessageState, RateRow, RunRow,
-    TaskRow, TaskState, TenantRow, TokenRow, WorkerRow, WorkflowRow, decode, key,
+    ChildRow, DocumentRow, EventRow, IdempotencyRow, InboxRow, JournalRow, LogRow, MessageRow, MessageState, RateRow,
+    RunRow, TaskRow, TaskState, TenantRow, TokenRow, WorkerRow, WorkflowRow, decode, key,
 };
 use mainspring_core::write::{Op, Table, ops};
 use mainspring_core::{Dispatch, Effect, Refusal, Reply};
@@ -114,6 +114,8 @@ pub fn change(op: Op<'_>) -> Option<String> {
             Table::Idempotency => key::idempotency_of(op.key).map(str::to_owned),
             Table::Rate => key::rate_of(op.key).map(str::to_owned),
             Table::Worker => Some(worker_of(op.key).to_string()),
+            Table::Document => key::document_of(op.key).map(|key| format!("{}/{}", key.kind, key.name)),
+            Table::Revision => Some(revision(op.key)),
             _ => None,
         };
         return Some(format!("- {} {}", format!("{:?}", op.table).to_lowercase(), what.unwrap_or_default()));
@@ -136,6 +138,8 @@ pub fn change(op: Op<'_>) -> Option<String> {
             line += &field("messages", Some(row.messages).filter(|count| *count > 0));
             line += &field("from", row.superseded_from);
             line += &field("by", row.superseded_by);
+            line += &field("group", row.group);
+            line += &field("superseded_before", Some(row.superseded_before).filter(|count| *count > 0));
             line += &field("metadata", row.metadata.as_deref().map(String::from_utf8_lossy));
             line += &field("child_of", row.child_of.map(|of| format!("{}:{}", of.task, of.name)));
             line += &field("event", row.event.map(|event| format!("{}:{}@{}", event.seq, event.name, event.at)));
@@ -154,6 +158,7 @@ pub fn change(op: Op<'_>) -> Option<String> {
             }
             line += &field("acknowledged", Some(row.acknowledged).filter(|nth| *nth > 0));
             line += if row.slots_released { " slots_released" } else { "" };
+            line += &field("fence", row.fence);
             for rate in &row.rates {
                 let sets = rate.sets.map(|(limit, window)| format!(" of {limit}/{window}"));
                 line += &format!(" [takes {} of {}{}]", rate.units, rate.name, sets.unwrap_or_default());
@@ -187,7 +192,8 @@ pub fn change(op: Op<'_>) -> Option<String> {
             let (workflow, key) = key::inbox_of(op.key).expect("an inbox's key names workflow and key");
             let closed = if row.closed { " closed" } else { "" };
             let next = field("successor", row.successor);
-            format!("inbox {workflow}/{key} live={}{closed}{next} next_seq={}", row.live, row.next_seq)
+            let groups = field("groups", Some(row.groups.join("+")).filter(|groups| !groups.is_empty()));
+            format!("inbox {workflow}/{key} live={}{closed}{next} next_seq={}{groups}", row.live, row.next_seq)
         }
         Table::Event => {
             let row: EventRow = decode(body).expect(expect);
@@ -226,12 +232,45 @@ pub fn change(op: Op<'_>) -> Option<String> {
             let row: ChildRow = decode(body).expect(expect);
             format!("child {} of {}: {}", row.name, task_of(op.key), row.run)
         }
+        Table::Document => {
+            let key = key::document_of(op.key).expect("a document's key names kind and name");
+            format!("document {}/{} {}", key.kind, key.name, document(&decode(body).expect(expect)))
+        }
+        Table::Revision => {
+            let row: DocumentRow = decode(body).expect(expect);
+            format!("revision {} {}", revision(op.key), document(&row))
+        }
         Table::Log => {
             let row: LogRow = decode(body).expect(expect);
             format!("log {} attempt={} {} {:?}", task_of(op.key), row.attempt, row.level, row.message)
         }
     };
     Some(format!("+ {line}"))
+}
+
+fn document(row: &DocumentRow) -> String {
+    let body = match read_once(&row.body) {
+        Some((message, run)) => format!("{message} for {run}"),
+        None => String::from_utf8_lossy(&row.body).into_owned(),
+    };
+    let more = field("until", row.expires_at) + &field("by", row.by);
+    format!("@{} {body}{more}", row.version)
+}
+
+/// The document that remembers a message by its sender's own id holds two ids.
+fn read_once(body: &[u8]) -> Option<(MessageId, RunId)> {
+    let number = |from: usize| Some(u128::from_be_bytes(body.get(from..from + 16)?.try_into().ok()?));
+    let ids = (MessageId(number(0)?), RunId(number(16)?));
+    (body.len() == 32).then_some(ids)
+}
+
+/// Kind, name and version of a revision's key.
+fn revision(row: &[u8]) -> String {
+    let length = |at: usize| usize::from(u16::from_be_bytes([row[at], row[at + 1]]));
+    let (kind, name) = (length(16), length(18));
+    let text = |from: usize, to: usize| String::from_utf8_lossy(&row[from..to]).into_owned();
+    let version = row[20 + kind + name..].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    format!("{}/{}@{version}", text(20, 20 + kind), text(20 + kind, 20 + kind + name))
 }
 
 fn label(value: &LabelValue) -> String {
@@ -304,6 +343,11 @@ pub fn answer(answer: &Result<Reply, Refusal>) -> String {
         Ok(Reply::EntryPending { child }) => format!("entry pending{}", field("child", *child)),
         Ok(Reply::Suspended) => "suspended".to_owned(),
         Ok(Reply::StayAwake) => "stay awake".to_owned(),
+        Ok(Reply::Written { version }) => format!("written @{version}"),
+        Ok(Reply::Standing { unread, committed }) => {
+            format!("{unread} unread{}", if *committed { ", committed" } else { "" })
+        }
+        Ok(Reply::Interrupted(interrupted)) => format!("interrupted: {interrupted}"),
         Ok(Reply::Waiting { reason: None, .. }) => "waits for nothing".to_owned(),
         Ok(Reply::Waiting { reason: Some(reason), since }) => format!("since {}: {reason}", since.unwrap_or(0)),
         Ok(Reply::Inbox(None)) => "no inbox".to_owned(),
@@ -311,6 +355,10 @@ pub fn answer(answer: &Result<Reply, Refusal>) -> String {
             let closed = if view.closed { " closed" } else { "" };
             let more = field("successor", view.successor);
             format!("inbox of {}{closed}{more}: {} unread, {} received", view.live, view.unread, view.received)
+        }
+        Ok(Reply::OfKey(runs)) if runs.is_empty() => "no run of this key".to_owned(),
+        Ok(Reply::OfKey(runs)) => {
+            format!("of this key: {}", runs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         }
         Ok(Reply::Workers(workers)) => format!("{workers:?}"),
         Ok(Reply::Counts(counts)) => format!("{counts:?}"),
@@ -323,7 +371,8 @@ pub fn effect(effect: &Effect, dispatch: usize) -> Option<String> {
     Some(match effect {
         Effect::Dispatch(given) => {
             let Dispatch { worker, task, action, attempt, invocation, input, journal_len, key, .. } = &**given;
-            let Dispatch { messages_waiting, metadata, child_of, event, grounds, parents, errors, .. } = &**given;
+            let Dispatch { messages_waiting, metadata, child_of, event, grounds, parents, errors, lineage, .. } =
+                &**given;
             let more = field("input", input.map(|input| input.id)) + &field("key", key.as_ref());
             let replay = field("replay", Some(journal_len).filter(|len| **len > 0));
             let waiting = field("unread_up_to", *messages_waiting);
@@ -332,6 +381,10 @@ pub fn effect(effect: &Effect, dispatch: usize) -> Option<String> {
             line += &field("metadata", metadata.as_deref().map(String::from_utf8_lossy));
             line += &field("child_of", child_of.as_ref().map(|of| format!("{}:{}", of.task, of.name)));
             line += &field("event", event.as_ref().map(|event| format!("{}:{}", event.seq, event.name)));
+            if lineage.group != task.run {
+                line += &format!(" group={} superseded_before={}", lineage.group, lineage.superseded_before);
+                line += &field("from", lineage.from);
+            }
             line += &field("grounds", grounds.map(|grounds| grounds.id));
             // Outputs of parents that were skipped stand out; the others are in the lines above.
             let skipped = parents.iter().filter(|(_, output)| output.is_none());

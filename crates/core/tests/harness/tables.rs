@@ -40,14 +40,15 @@ impl Tables {
     /// The facts the core asks for, as the engine would load them.
     pub fn facts(&self, core: &Core, tenant: TenantId, command: &Command) -> Facts {
         let mut facts = Facts::new();
-        if let Some(need) = core.needs(tenant, command) {
-            let fact = match need {
+        for need in core.needs(tenant, command) {
+            let fact = match need.clone() {
                 Need::Run(run) => self.get(Table::Run, &key::run(tenant, run)).map(Fact::Run),
                 Need::Task(task) => self.get(Table::Task, &key::task(tenant, task)).map(Fact::Task),
                 Need::Journal(task, position) => {
                     self.get(Table::Journal, &key::journal(tenant, task, position)).map(Fact::Journal)
                 }
                 Need::Whole(run) => self.whole(tenant, run),
+                Need::Document(name) => self.get(Table::Document, &key::document(tenant, &name)).map(Fact::Document),
             };
             facts.insert(need, fact.unwrap_or(Fact::Missing));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mainspring_core::command::{Claim, Held};
+use mainspring_core::command::{Claim, Facts, Held};
 use mainspring_core::id::{Ms, TenantId, WorkerId, mix};
 use mainspring_core::journal::Request;
 use mainspring_core::limit::Limits;
@@ -86,7 +86,13 @@ impl World {
 
     /// Has a command decided, with the facts it needs, and its batch applied.
     pub fn submit(&mut self, tenant: TenantId, command: Command) -> Decision {
-        let facts = self.tables.facts(&self.core, tenant, &command);
+        self.submit_with(tenant, command, Facts::new())
+    }
+
+    /// Has a command decided with facts that were loaded before; what is not among them is loaded now.
+    pub fn submit_with(&mut self, tenant: TenantId, command: Command, loaded: Facts) -> Decision {
+        let mut facts = self.tables.facts(&self.core, tenant, &command);
+        facts.extend(loaded);
         let mut out = Out::new();
         let moment = self.moment();
         let answer = self.core.handle(moment, tenant, command.clone(), &facts, &mut out);
@@ -99,7 +105,8 @@ impl World {
 
     /// Keeps the workers' own view of whether they are connected.
     fn note(&mut self, tenant: TenantId, command: &Command) {
-        let now = self.now;
+        // By the core's time: a clock that was set back makes no lease shorter.
+        let now = self.core.now();
         match command {
             Command::RegisterWorker { worker, new, local, lease_ms, .. } => {
                 let announced = Announced {
@@ -133,7 +140,7 @@ impl World {
             self.core.tick(moment, &mut out);
         }
         assert!(self.core.next_due().is_none_or(|due| due > self.now), "timers do not come to an end");
-        let now = self.now;
+        let now = self.core.now();
         self.workers.retain(|_, worker| worker.lease_until.is_none_or(|until| until > now));
         self.commit(Ok(Reply::Done), out)
     }
@@ -188,7 +195,7 @@ impl World {
             let claim = Claim { worker, task: id, attempt: task.attempt, invocation };
             for position in 0..task.journal_len {
                 let command = Command::Journal { claim, position, request: Request::Peek };
-                let needed = self.core.needs(tenant, &command).is_some();
+                let needed = !self.core.needs(tenant, &command).is_empty();
                 assert_eq!(needed, !task.pending.contains_key(&position), "{id}.{position} is needed wrongly");
             }
         }
@@ -200,7 +207,7 @@ impl World {
         check::check_inside(&self.core, &self.tables);
         let leases = self.workers.values().any(|worker| worker.lease_until.is_some());
         let leases = leases || self.tables.all::<WorkerRow>(Table::Worker).next().is_some();
-        let leases = leases || inside::awaits_refill(&self.core);
+        let leases = leases || inside::awaits_refill(&self.core) || inside::has_marks(&self.core);
         self.check_needs();
         let grace = self.now <= self.grace_until;
         check::check_recovered(&self.core, &self.tables.recover(self.limits), leases || grace);

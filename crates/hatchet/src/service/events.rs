@@ -113,5 +113,6 @@ fn command_of(at: &str, event: &PushEventRequest) -> Result<Command, Status> {
         data: Bytes::copy_from_slice(data.as_bytes()),
         metadata: metadata_of(&on("additional_metadata"), event.additional_metadata.clone())?,
         priority: priority_of(&on("priority"), event.priority.filter(|priority| *priority != 0))?,
+        fence: None,
     })
 }

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use mainspring_core::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId, mix};
 use mainspring_core::journal::EntryKind;
 use mainspring_core::row::{
-    self, EventRow, JournalRow, MessageRow, MessageState, MetaRow, PayloadRef, RunRow, RunState, key,
+    self, DocumentRow, EventRow, JournalRow, MessageRow, MessageState, MetaRow, PayloadRef, RunRow, RunState, key,
 };
 use mainspring_core::write::ops;
-use mainspring_core::{Out, Table};
+use mainspring_core::{DocumentKey, Out, Table};
 
 use crate::backend::{Range, Rows, TableStore};
 use crate::reader::{RawRows, RunFilter};
@@ -155,7 +155,9 @@ impl Model {
             | Table::Token
             | Table::Worker
             | Table::Rate => self.rows(table, |_, _| true),
-            Table::Journal | Table::Event | Table::Payload | Table::Log => RawRows::new(),
+            Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => {
+                RawRows::new()
+            }
         };
         Table::ALL.into_iter().map(|table| (table, of_table(table))).filter(|(_, rows)| !rows.is_empty()).collect()
     }
@@ -266,6 +268,11 @@ impl Writer {
             Table::Rate => key::rate(tenant, text),
             Table::Child => key::child(tenant, task, text),
             Table::Log => key::log(tenant, task, self.id()),
+            Table::Document => key::document(tenant, &DocumentKey::new(self.chance.pick(&WORKFLOWS), text)),
+            Table::Revision => {
+                let document = DocumentKey::new(self.chance.pick(&WORKFLOWS), text);
+                key::revision(tenant, &document, self.chance.pick(&[1, 0xff, 0x100, u64::MAX]))
+            }
         }
     }
 
@@ -293,6 +300,9 @@ impl Writer {
                 let label = format!("step {at}");
                 let kind = EntryKind::Run;
                 out.put(table, key, &JournalRow { kind, label, fingerprint: at, requested_at: at, done: None });
+            }
+            Table::Document | Table::Revision => {
+                out.put(table, key, &document_row(at, chance.pick(&[None, Some(at), Some(u64::MAX >> 1)])));
             }
             Table::Payload => {
                 let id = PayloadId(key::second(key).expect("a payload's key"));
@@ -344,12 +354,18 @@ pub(super) fn run_row(workflow: &str, state: RunState, at: u64) -> RunRow {
         wishes: None,
         child_of: None,
         event: None,
+        group: None,
+        superseded_before: 0,
     }
 }
 
 pub(super) fn message_row(state: MessageState, at: u64) -> MessageRow {
     let payload = PayloadRef { id: PayloadId(u128::from(at)), bytes: 1 };
     MessageRow { workflow: "turn".to_owned(), key: "alice".to_owned(), seq: at, payload, accepted_at: at, state }
+}
+
+pub(super) fn document_row(at: u64, expires_at: Option<u64>) -> DocumentRow {
+    DocumentRow { version: at, body: Bytes::from_static(b"{}"), updated_at: at, expires_at, by: None }
 }
 
 pub(super) fn event_row(scope: Option<&str>, at: u64) -> EventRow {

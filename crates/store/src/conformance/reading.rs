@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use mainspring_core::id::{PayloadId, RunId, TaskId, TenantId};
-use mainspring_core::row::{self, EventRow, JournalRow, MessageRow, RunRow, key};
-use mainspring_core::{Fact, MessageId, Need, Table};
+use mainspring_core::row::{self, DocumentRow, EventRow, JournalRow, MessageRow, RunRow, key};
+use mainspring_core::{DocumentKey, Fact, MessageId, Need, Table};
 
 use super::model::{Chance, Model, SCOPES, TENANTS, WORKFLOWS, Writer};
 use super::{Open, opened, tables_of};
@@ -240,6 +240,7 @@ pub(super) fn a_read_by_id_sees_every_durable_write(open: Open<'_>) {
     assert_eq!((reader.applied(), unapplied.bytes()), (600, 0), "nothing waits any more");
     compare_typed(&reader, writer.model());
     compare_events(&reader, writer.model());
+    compare_revisions(&reader, writer.model());
 }
 
 /// What callers ask for by id, decoded.
@@ -259,6 +260,28 @@ fn compare_typed(reader: &Reader, model: &Model) {
         let (tenant, id) = split(&key);
         assert_eq!(reader.payload(tenant, PayloadId(id)).expect("a payload is read"), Some(body));
     }
+    for (key, body) in model.rows(Table::Document, |_, _| true) {
+        let (tenant, document) = (split_tenant(&key), key::document_of(&key).expect("kind and name"));
+        let row: DocumentRow = row::decode(&body).expect("a document");
+        assert_eq!(reader.document(tenant, &document).expect("a document is read").as_ref(), Some(&row));
+        let need = Need::Document(document.clone());
+        assert_eq!(reader.fact(tenant, need).expect("a fact is read"), Fact::Document(row));
+        // All of the kind, those that begin like this one, and itself.
+        for length in [0, 1, document.name.len()] {
+            let prefix = document.name.get(..length).unwrap_or_default();
+            let begins = |key: &[u8]| {
+                let other = key::document_of(key).expect("kind and name");
+                split_tenant(key) == tenant && other.kind == document.kind && other.name.starts_with(prefix)
+            };
+            let expected: Vec<(DocumentKey, DocumentRow)> = model
+                .rows(Table::Document, |key, _| begins(key))
+                .iter()
+                .map(|(key, body)| (key::document_of(key).expect("a key"), row::decode(body).expect("a document")))
+                .collect();
+            let found = reader.documents(tenant, &document.kind, prefix).expect("documents are read");
+            assert_eq!(found, expected, "{tenant} {document:?}, as prefix {length}");
+        }
+    }
     let journals = model.rows(Table::Journal, |_, _| true);
     let tasks: BTreeSet<(TenantId, TaskId)> =
         journals.iter().map(|(key, _)| (split(key).0, key::task_of(key).expect("a task"))).collect();
@@ -269,6 +292,29 @@ fn compare_typed(reader: &Reader, model: &Model) {
             .map(|(key, body)| (key::position_of(key).expect("a position"), row::decode(body).expect("an entry")))
             .collect();
         assert_eq!(reader.journal(tenant, task).expect("a journal is read"), expected);
+    }
+}
+
+fn split_tenant(key: &[u8]) -> TenantId {
+    key::tenant_of(key).expect("a tenant")
+}
+
+/// What is kept of a document's versions, newest first. That of version `u64::MAX` would be at the end of all, and is
+/// never there.
+fn compare_revisions(reader: &Reader, model: &Model) {
+    let rows = model.rows(Table::Revision, |_, _| true);
+    let documents: BTreeSet<&[u8]> = rows.iter().map(|(key, _)| &key[..key.len() - 8]).collect();
+    for of in documents {
+        let length = usize::from(u16::from_be_bytes([of[16], of[17]]));
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+        let document = DocumentKey::new(&text(&of[20..20 + length]), text(&of[20 + length..]));
+        let kept = rows.iter().rev().filter(|(key, _)| key[..key.len() - 8] == *of && !key.ends_with(&[0xff; 8]));
+        let kept: Vec<DocumentRow> = kept.map(|(_, body)| row::decode(body).expect("a document")).collect();
+        for limit in [0, 1, 2, 100] {
+            let expected: Vec<DocumentRow> = kept.iter().take(limit).cloned().collect();
+            let found = reader.revisions(split_tenant(of), &document, limit).expect("versions are read");
+            assert_eq!(found, expected, "{document:?}, at most {limit}");
+        }
     }
 }
 

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use mainspring_core::id::{MessageId, PayloadId, RunId, TaskId, TenantId};
 use mainspring_core::journal::{Completion, EntryKind, Received};
 use mainspring_core::row::{JournalRow, MessageState, PayloadRef, RunState, TaskRow, TaskState, key};
-use mainspring_core::{Out, Table};
+use mainspring_core::{DocumentKey, Out, Table};
 
-use super::model::{Model, TENANTS, event_row, message_row, run_row};
+use super::model::{Model, TENANTS, document_row, event_row, message_row, run_row};
 use super::{Open, opened, tables_of};
-use crate::retention::{Retention, Sweep};
+use crate::retention::{EXPIRED_KEPT_MS, Retention, Sweep};
 use crate::unapplied::Batch;
 
 /// Ten runs, and one in three of each kind: ended long ago, ended lately, not ended, however old.
@@ -71,6 +71,90 @@ pub(super) fn a_sweep_takes_what_is_too_old(open: Open<'_>) {
     assert_eq!(removed, (3 * 4, 3 * 7));
     expected.compare(&*tables, &*rows, "afterwards");
     assert_eq!(tables.applied().expect("a position"), 1, "a sweep moves no position");
+}
+
+pub(super) fn a_sweep_takes_what_has_expired(open: Open<'_>) {
+    let store = opened(open);
+    let (mut tables, rows) = tables_of(&*store, 0);
+    let (mut before, mut kept) = (Out::new(), Out::new());
+    for tenant in &TENANTS[1..4] {
+        for nth in 0..RUNS {
+            let expires_at = [Some(OLD), Some(LATELY), None][(nth % 3) as usize];
+            let document = DocumentKey::new("session", format!("s{nth}"));
+            let row = document_row(3, expires_at);
+            let mut puts = vec![(Table::Document, key::document(*tenant, &document), row)];
+            // A former version that expires later, or never, goes with its document all the same; of one that is not
+            // gone, what has expired goes alone.
+            for (version, expires_at) in [(1, None), (2, Some(OLD)), (3, expires_at)] {
+                let row = document_row(version, expires_at);
+                puts.push((Table::Revision, key::revision(*tenant, &document, version), row));
+            }
+            for (table, key, row) in puts {
+                before.put(table, &key, &row);
+                if expires_at != Some(OLD) && row.expires_at != Some(OLD) {
+                    kept.put(table, &key, &row);
+                }
+            }
+            // One whose name begins like the other's.
+            let longer = DocumentKey::new("session", format!("s{nth}0"));
+            for out in [&mut before, &mut kept] {
+                out.put(Table::Document, &key::document(*tenant, &longer), &document_row(1, None));
+                out.put(Table::Revision, &key::revision(*tenant, &longer, 1), &document_row(1, None));
+            }
+        }
+    }
+    let batch = before.take().writes;
+    let (mut all, mut expected) = (Model::default(), Model::default());
+    all.apply(&batch);
+    expected.apply(&kept.take().writes);
+    tables.apply(&[Arc::new(Batch::new(1, batch))]).expect("a batch is applied");
+
+    let mut around = |now: u64| {
+        let (mut sweep, mut removed) = (Sweep::default(), 0);
+        for step in 0.. {
+            assert!(step < 100, "the sweep comes around");
+            let swept = tables.sweep(now, RETENTION, &mut sweep, 7).expect("a sweep");
+            assert!(swept.documents <= 2 * 7, "a little at a time: {swept:?}");
+            removed += swept.documents;
+            if swept.finished {
+                return removed;
+            }
+        }
+        removed
+    };
+    assert_eq!(around(OLD + EXPIRED_KEPT_MS), 0, "nothing has expired for long enough");
+    // Of ten, four documents. Of the six others, one former version each; of the four, all go with them or on their own.
+    assert!((3 * (4 + 6)..=3 * (4 + 6 + 2 * 4)).contains(&around(LATELY + EXPIRED_KEPT_MS)));
+    assert_eq!(around(LATELY + EXPIRED_KEPT_MS), 0, "what is gone is gone");
+    expected.compare(&*tables, &*rows, "afterwards");
+}
+
+/// However different the tables are in size, each is looked at once.
+pub(super) fn a_sweep_comes_around(open: Open<'_>) {
+    let store = opened(open);
+    let (mut tables, _) = tables_of(&*store, 0);
+    let tenant = TENANTS[1];
+    let mut out = Out::new();
+    for nth in 0..11 {
+        put_run(&mut out, tenant, nth, RunState::Parked, OLD);
+    }
+    for nth in 0..13 {
+        out.put(Table::Event, &key::event(tenant, None, nth), &event_row(None, OLD));
+    }
+    for nth in 0..7_u64 {
+        let document = DocumentKey::new("session", nth.to_string());
+        out.put(Table::Document, &key::document(tenant, &document), &document_row(1, None));
+        for version in 0..nth {
+            out.put(Table::Revision, &key::revision(tenant, &document, version), &document_row(version, None));
+        }
+    }
+    tables.apply(&[Arc::new(Batch::new(1, out.take().writes))]).expect("a batch is applied");
+    let mut sweep = Sweep::default();
+    for _ in 0..3 {
+        // The largest has 21 rows, and a step that finds fewer than it might is the last.
+        let steps = (1..).find(|_| tables.sweep(OLD, RETENTION, &mut sweep, 1).expect("a sweep").finished);
+        assert_eq!(steps, Some(22), "steps of a sweep");
+    }
 }
 
 /// A run with everything that belongs to it: a task, payloads, and a journal that received a message.

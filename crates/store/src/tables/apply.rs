@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mainspring_core::Table;
-use mainspring_core::row::{self, EventRow, MessageRow, MessageState, RunRow};
+use mainspring_core::row::{self, DocumentRow, EventRow, MessageRow, MessageState, RunRow};
 use rusqlite::{CachedStatement, Connection, Transaction, params};
 
 use super::schema::name_of;
@@ -74,6 +74,7 @@ impl<'t> TableWriter<'t> {
             }
             Table::Message => "(key, body, accepted_at, live) VALUES (?1,?2,?3,?4)",
             Table::Event => "(key, body, name, at) VALUES (?1,?2,?3,?4)",
+            Table::Document | Table::Revision => "(key, body, expires_at) VALUES (?1,?2,?3)",
             Table::Meta
             | Table::Tenant
             | Table::Workflow
@@ -122,6 +123,10 @@ impl<'t> TableWriter<'t> {
             Table::Event => {
                 let event: EventRow = decode(body)?;
                 self.put.execute(params![key, body, event.name, event.at as i64])?;
+            }
+            Table::Document | Table::Revision => {
+                let document: DocumentRow = decode(body)?;
+                self.put.execute(params![key, body, document.expires_at.map(|at| at as i64)])?;
             }
             Table::Meta
             | Table::Tenant

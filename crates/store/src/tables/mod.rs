@@ -207,4 +207,58 @@ mod tests {
         reader.execute_batch("COMMIT").expect("the snapshot is let go");
         tables.checkpoint().expect("nobody reads any more");
     }
+
+    /// Tables as an earlier release left them: without the tables that came later.
+    fn leave_as(path: &Path, version: i64) {
+        let connection = Connection::open(path).expect("a connection");
+        for table in (version + 1..=schema::VERSION).flat_map(schema::new_in) {
+            connection.execute_batch(&format!("DROP TABLE {}", schema::name_of(*table))).expect("a table is dropped");
+        }
+        connection.execute_batch(&format!("PRAGMA user_version = {version}")).expect("the version is set");
+    }
+
+    #[test]
+    fn tables_of_an_earlier_release_are_brought_up() {
+        for version in 1..schema::VERSION {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("tables.sqlite");
+            let mut tables = SqliteTables::open(&path).expect("tables");
+            let mut out = mainspring_core::Out::new();
+            out.put(Table::Meta, b"partition", &mainspring_core::row::MetaRow { now: 7, event_seq: 0 });
+            tables.apply(&[Arc::new(Batch::new(1, out.take().writes))]).expect("applied");
+            drop(tables);
+            leave_as(&path, version);
+
+            // Twice: what was brought up is found as it is.
+            for position in [2, 3] {
+                let mut tables = SqliteTables::open(&path).expect("tables of an earlier release");
+                assert_eq!(tables.applied().expect("a position"), position - 1, "what was there is there");
+                assert_eq!(schema::version(&tables.connection).expect("a version"), schema::VERSION);
+                let key = mainspring_core::DocumentKey::new("session", "alice");
+                let tenant = mainspring_core::TenantId(1);
+                let (body, expires_at) = (bytes::Bytes::from_static(b"{}"), Some(9));
+                let row =
+                    mainspring_core::row::DocumentRow { version: position, body, updated_at: 5, expires_at, by: None };
+                out.put(Table::Document, &mainspring_core::row::key::document(tenant, &key), &row);
+                out.put(Table::Revision, &mainspring_core::row::key::revision(tenant, &key, position), &row);
+                tables.apply(&[Arc::new(Batch::new(position, out.take().writes))]).expect("applied");
+            }
+            let connection = Connection::open(&path).expect("a connection");
+            let count = |table: &str| -> i64 {
+                let sql = format!("SELECT count(*) FROM {table}");
+                connection.query_row(&sql, [], |row| row.get(0)).expect("a count")
+            };
+            assert_eq!((count("meta"), count("documents"), count("revisions")), (1, 1, 2), "from version {version}");
+        }
+    }
+
+    #[test]
+    fn tables_of_a_later_release_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("tables.sqlite");
+        drop(SqliteTables::open(&path).expect("tables"));
+        leave_as(&path, schema::VERSION + 1);
+        let refused = SqliteTables::open(&path).expect_err("nobody knows what is in them");
+        assert!(matches!(refused, TablesError::Newer { .. }), "{refused}");
+    }
 }

@@ -4,7 +4,7 @@ use mainspring_core::Table;
 use rusqlite::Connection;
 
 /// The schema this release writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// The SQL name of a table.
 pub(super) fn name_of(table: Table) -> &'static str {
@@ -25,6 +25,8 @@ pub(super) fn name_of(table: Table) -> &'static str {
         Table::Rate => "rates",
         Table::Child => "children",
         Table::Log => "logs",
+        Table::Document => "documents",
+        Table::Revision => "revisions",
     }
 }
 
@@ -52,7 +54,7 @@ pub(super) fn live_query(table: Table) -> Option<&'static str> {
              WHERE r.live = 1 AND c.key > r.key AND c.key < CAST(r.key || x'ffffffffffffffffffffff' AS BLOB) \
              ORDER BY r.key, c.key",
         ),
-        Table::Journal | Table::Event | Table::Payload | Table::Log => None,
+        Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => None,
     }
 }
 
@@ -61,10 +63,11 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// The tables that came with a version of the schema.
-fn new_in(version: i64) -> &'static [Table] {
+pub(super) fn new_in(version: i64) -> &'static [Table] {
     match version {
         1 => &Table::ALL[..12],
-        2 => &Table::ALL[12..],
+        2 => &Table::ALL[12..16],
+        3 => &Table::ALL[16..],
         _ => &[],
     }
 }
@@ -81,6 +84,7 @@ pub(super) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<
             }
             Table::Message => "accepted_at INTEGER NOT NULL, live INTEGER NOT NULL, ",
             Table::Event => "name TEXT NOT NULL, at INTEGER NOT NULL, ",
+            Table::Document | Table::Revision => "expires_at INTEGER, ",
             Table::Meta
             | Table::Tenant
             | Table::Workflow
@@ -96,7 +100,8 @@ pub(super) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<
             | Table::Log => "",
         };
         // Payloads can be large, and large rows make a WITHOUT ROWID tree deep.
-        let storage = if table == Table::Payload { "" } else { "WITHOUT ROWID" };
+        let large = matches!(table, Table::Payload | Table::Document | Table::Revision);
+        let storage = if large { "" } else { "WITHOUT ROWID" };
         sql.push_str(&format!(
             "CREATE TABLE {name}(key BLOB PRIMARY KEY NOT NULL, {columns}body BLOB NOT NULL) {storage};"
         ));
