@@ -1,13 +1,16 @@
 //! `mainspring.toml`, and what `dev` uses instead of one.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use mainspring_client::{RetryPolicy, TenantId};
+use mainspring_client::TenantId;
+use mainspring_core::limit::Limits;
 use mainspring_engine::{Retention, SyncMode};
-use mainspring_flows::{AgentKind, AgentSettings, OnMessage};
+use mainspring_flows::window::{WindowMode, WindowRules};
+use mainspring_flows::{AgentKind, AgentSettings, ChannelSettings, OnMessage, Protection, Secret};
 use serde::Deserialize;
 
 /// The whole file.
@@ -18,9 +21,46 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     #[serde(default)]
     pub(crate) store: Store,
+    /// How turns of all agents of a tenant go.
+    #[serde(default)]
+    pub(crate) tenants: BTreeMap<String, Turns>,
     #[serde(default)]
     pub(crate) agents: Vec<Agent>,
+    #[serde(default)]
+    pub(crate) limits: ConfiguredLimits,
 }
+
+/// Limits of the engine that can be configured.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ConfiguredLimits {
+    /// How long an `Idempotency-Key` is remembered.
+    idempotency_ttl_s: Option<u64>,
+    /// Messages that may wait in or be with the live turn of one session.
+    session_messages_max: Option<usize>,
+    /// Bytes of one session's state, or of one phase's result.
+    document_bytes_max: Option<usize>,
+}
+
+impl ConfiguredLimits {
+    pub(crate) fn limits(&self) -> anyhow::Result<Limits> {
+        let mut limits = Limits::default();
+        if let Some(ttl_s) = self.idempotency_ttl_s {
+            limits.idempotency_ttl_ms = ttl_s.saturating_mul(1_000);
+        }
+        limits.inbox_messages_max = self.session_messages_max.unwrap_or(limits.inbox_messages_max);
+        limits.document_bytes_max = self.document_bytes_max.unwrap_or(limits.document_bytes_max);
+        if limits.idempotency_ttl_ms > DAY_S * 1_000 {
+            bail!("limits.idempotency_ttl_s may be a day at most: keys are kept in memory; use message_id for longer");
+        }
+        if limits.inbox_messages_max == 0 || limits.document_bytes_max > 1024 * 1024 {
+            bail!("limits.session_messages_max must be at least 1, document_bytes_max at most 1 MiB");
+        }
+        Ok(limits)
+    }
+}
+
+const DAY_S: u64 = 24 * 60 * 60;
 
 /// Where to listen and what to be called.
 #[derive(Debug, Deserialize)]
@@ -82,23 +122,45 @@ impl Store {
     }
 }
 
-/// One agent of one tenant.
+/// How turns go, as far as it is said: for a tenant's agents together, or for one.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Turns {
+    timeout_ms: Option<u64>,
+    attempts_max: Option<u32>,
+    backoff_ms: Option<u64>,
+    on_message: Option<OnMessage>,
+    window: Option<WindowRules>,
+    /// The short form of a fixed window.
+    quiet_ms: Option<u64>,
+    max_wait_ms: Option<u64>,
+    messages_max: Option<u32>,
+    restarts_max: Option<u32>,
+    streaming_commits: Option<bool>,
+    grace_ms: Option<u64>,
+    state_ttl_days: Option<u64>,
+    artifact_ttl_s: Option<u64>,
+    effect_ttl_hours: Option<u64>,
+    message_id_ttl_days: Option<u64>,
+    failure_reply: Option<String>,
+    deliver_url: Option<String>,
+    deliver_attempts_more: Option<u32>,
+    protection: Option<Protection>,
+    channels: BTreeMap<String, ChannelSettings>,
+}
+
+/// One agent of one tenant. What it leaves out is as `[tenants.NAME]` says, and after that as the default is.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Agent {
     pub(crate) name: String,
     pub(crate) tenant: String,
     kind: Kind,
     url: Option<String>,
     workflow: Option<String>,
-    timeout_ms: Option<u64>,
-    attempts_max: Option<u32>,
-    backoff_ms: Option<u64>,
-    on_message: Option<OnMessage>,
-    quiet_ms: Option<u64>,
-    max_wait_ms: Option<u64>,
-    messages_max: Option<u32>,
-    deliver_url: Option<String>,
+    /// The environment variable that has the secret its requests are signed with.
+    secret_env: Option<String>,
+    #[serde(flatten)]
+    turns: toml::Table,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -124,9 +186,46 @@ impl Config {
     }
 }
 
+impl Turns {
+    /// Changes settings as far as it says something.
+    fn apply(&self, settings: &mut AgentSettings) {
+        fn set<T: Clone>(place: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *place = value;
+            }
+        }
+        let ms = |value: Option<u64>| value.map(Duration::from_millis);
+        let seconds =
+            |value: Option<u64>, each: u64| value.map(|value| Duration::from_secs(value.saturating_mul(each)));
+        set(&mut settings.timeout, ms(self.timeout_ms));
+        set(&mut settings.retry.backoff, ms(self.backoff_ms));
+        set(&mut settings.retry.attempts_max, self.attempts_max);
+        set(&mut settings.on_message, self.on_message);
+        set(&mut settings.window, self.window.clone());
+        if let Some(quiet_ms) = self.quiet_ms {
+            settings.window.mode = WindowMode::Fixed;
+            settings.window.base_ms = Some(quiet_ms);
+        }
+        set(&mut settings.window.max_wait_ms, self.max_wait_ms);
+        set(&mut settings.window.messages_max, self.messages_max);
+        set(&mut settings.restarts_max, self.restarts_max);
+        set(&mut settings.streaming_commits, self.streaming_commits);
+        set(&mut settings.grace, ms(self.grace_ms));
+        set(&mut settings.state_ttl, seconds(self.state_ttl_days, DAY_S));
+        set(&mut settings.artifact_ttl, seconds(self.artifact_ttl_s, 1));
+        set(&mut settings.effect_ttl, seconds(self.effect_ttl_hours, 60 * 60));
+        set(&mut settings.message_id_ttl, seconds(self.message_id_ttl_days, DAY_S));
+        set(&mut settings.failure_reply, self.failure_reply.clone().map(Some));
+        set(&mut settings.deliver_url, self.deliver_url.clone().map(Some));
+        set(&mut settings.deliver_attempts_more, self.deliver_attempts_more);
+        set(&mut settings.protection, self.protection);
+        settings.channels.extend(self.channels.clone());
+    }
+}
+
 impl Agent {
-    /// The settings, with defaults for what is not said.
-    pub(crate) fn settings(&self) -> anyhow::Result<AgentSettings> {
+    /// The settings, with the tenant's and then the defaults for what is not said.
+    pub(crate) fn settings(&self, of_tenant: Option<&Turns>) -> anyhow::Result<AgentSettings> {
         let kind = match (self.kind, &self.url, &self.workflow) {
             (Kind::Http, Some(url), None) => AgentKind::Http { url: url.clone() },
             (Kind::Workflow, None, Some(name)) => AgentKind::Workflow { name: name.clone() },
@@ -134,22 +233,27 @@ impl Agent {
             (Kind::Workflow, ..) => bail!("agent {:?}: kind \"workflow\" takes workflow, and no url", self.name),
         };
         let mut settings = AgentSettings::new(kind);
-        let set = |place: &mut Duration, value: Option<u64>| {
-            if let Some(value) = value {
-                *place = Duration::from_millis(value);
+        if let Some(of_tenant) = of_tenant {
+            of_tenant.apply(&mut settings);
+        }
+        let own: Turns = toml::Value::Table(self.turns.clone())
+            .try_into()
+            .with_context(|| format!("agent {:?} is not understood", self.name))?;
+        own.apply(&mut settings);
+        if let Some(name) = &self.secret_env {
+            let secret = std::env::var(name).with_context(|| {
+                format!("agent {:?}: its secret_env {name} is not set: export it, or leave secret_env out", self.name)
+            })?;
+            settings.secret = Some(Secret(secret));
+        }
+        settings.window.check().with_context(|| format!("agent {:?}: window", self.name))?;
+        for (channel, own) in &settings.channels {
+            if let Some(window) = &own.window {
+                window.check().with_context(|| format!("agent {:?}: the window of channel {channel:?}", self.name))?;
             }
-        };
-        set(&mut settings.timeout, self.timeout_ms);
-        set(&mut settings.quiet, self.quiet_ms);
-        set(&mut settings.max_wait, self.max_wait_ms);
-        let RetryPolicy { attempts_max, backoff, .. } = &mut settings.retry;
-        set(backoff, self.backoff_ms);
-        *attempts_max = self.attempts_max.unwrap_or(*attempts_max);
-        settings.on_message = self.on_message.unwrap_or(settings.on_message);
-        settings.messages_max = self.messages_max.unwrap_or(settings.messages_max);
-        settings.deliver_url.clone_from(&self.deliver_url);
-        if settings.messages_max == 0 || settings.retry.attempts_max == 0 || settings.timeout.is_zero() {
-            bail!("agent {:?}: messages_max, attempts_max and timeout_ms must be at least 1", self.name);
+        }
+        if settings.retry.attempts_max == 0 || settings.timeout.is_zero() {
+            bail!("agent {:?}: attempts_max and timeout_ms must be at least 1", self.name);
         }
         Ok(settings)
     }
@@ -164,21 +268,38 @@ pub(crate) fn tenant_id(name: &str) -> TenantId {
     TenantId((id & !(0xf << 76) & !(0b11 << 62)) | (0x8 << 76) | (0b10 << 62))
 }
 
+/// How fast the example agent of `dev` works.
+pub(crate) struct Pace {
+    /// How slow the carrier is.
+    pub(crate) carrier: Duration,
+    /// The pause between two words of the answer.
+    pub(crate) word: Duration,
+}
+
 /// The example agent's settings in `dev`, with what the environment overrides.
-pub(crate) fn dev_agent() -> anyhow::Result<(AgentSettings, Duration)> {
+pub(crate) fn dev_agent() -> anyhow::Result<(AgentSettings, Pace)> {
     let mut settings = AgentSettings::new(AgentKind::Workflow { name: orders_agent::WORKFLOW.to_owned() });
     settings.on_message = OnMessage::Supersede;
+    // Whoever tries it out may as well try what a loop does.
+    settings.protection = Protection { session_messages_per_minute: 0, ..Protection::default() };
     let number = |name: &str, default: u64| match std::env::var(name) {
         Ok(text) => text.parse().with_context(|| format!("{name}={text:?} is not a number of milliseconds")),
         Err(_) => Ok(default),
     };
-    settings.quiet = Duration::from_millis(number("MAINSPRING_DEV_QUIET_MS", 900)?);
-    let carrier = Duration::from_millis(number("MAINSPRING_DEV_TOOL_MS", 1_500)?);
+    // Adaptive, so that the page has something to explain; a number makes it the same for each message.
+    if std::env::var_os("MAINSPRING_DEV_QUIET_MS").is_some() {
+        settings.window.mode = WindowMode::Fixed;
+        settings.window.base_ms = Some(number("MAINSPRING_DEV_QUIET_MS", 900)?);
+    }
+    let carrier_ms = number("MAINSPRING_DEV_TOOL_MS", 1_500)?;
+    let word_ms = number("MAINSPRING_DEV_WORD_MS", carrier_ms.min(800) / 40)?;
+    let pace = Pace { carrier: Duration::from_millis(carrier_ms), word: Duration::from_millis(word_ms) };
     match std::env::var("MAINSPRING_DEV_ON_MESSAGE").as_deref() {
         Ok("queue") => settings.on_message = OnMessage::Queue,
+        Ok("absorb") => settings.on_message = OnMessage::Absorb,
         Ok("supersede") | Err(_) => {}
-        Ok(other) => bail!("MAINSPRING_DEV_ON_MESSAGE={other:?}: use queue or supersede"),
+        Ok(other) => bail!("MAINSPRING_DEV_ON_MESSAGE={other:?}: use queue, absorb or supersede"),
     }
     settings.deliver_url = std::env::var("MAINSPRING_DEV_DELIVER_URL").ok();
-    Ok((settings, carrier))
+    Ok((settings, pace))
 }

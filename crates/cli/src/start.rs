@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use mainspring_client::{Client, RunningWorker, TenantId, Worker};
+use mainspring_core::limit::Limits;
 use mainspring_core::row::TokenRow;
 use mainspring_core::{Command, Table, TokenId};
 use mainspring_engine::{Embedded, Engine, EngineOptions, LogOptions};
-use mainspring_flows::{AgentSettings, Agents, Outside};
+use mainspring_flows::{AgentSettings, Agents, Outside, TurnDoor};
 use mainspring_hatchet::{Caller, Gate, Hatchet};
 use mainspring_server::api::tokens;
 use mainspring_server::auth::Scope;
 use mainspring_server::{AppState, Keys, ServerOptions};
 use tokio::net::TcpListener;
 
-use crate::config::{Config, Store, dev_agent, tenant_id};
+use crate::config::{Config, Pace, Store, dev_agent, tenant_id};
 use crate::local;
 
 /// The tenant of `dev`.
@@ -30,6 +31,7 @@ struct Setup {
     listen: SocketAddr,
     public_url: Option<String>,
     store: Store,
+    limits: Limits,
     agents: Vec<(String, String, AgentSettings)>,
     example: Option<orders_agent::Settings>,
     began: Instant,
@@ -39,16 +41,16 @@ pub(crate) async fn dev(dir: &Path, listen: SocketAddr, began: Instant) -> anyho
     if !listen.ip().is_loopback() {
         bail!("dev listens on loopback only, not on {listen}: use 'mainspring serve' to be reached from elsewhere");
     }
-    let (settings, carrier) = dev_agent()?;
+    let (settings, Pace { carrier, word }) = dev_agent()?;
     let side_effects = dir.join("orders-agent").join("side-effects.jsonl");
-    let word = Duration::from_millis(if carrier.is_zero() { 0 } else { carrier.as_millis().min(800) as u64 / 40 });
     run(Setup {
         dir: dir.to_owned(),
         listen,
         public_url: None,
         store: Store::default(),
+        limits: Limits::default(),
         agents: vec![("orders".to_owned(), DEV_TENANT.to_owned(), settings)],
-        example: Some(orders_agent::Settings { side_effects, carrier, word }),
+        example: Some(orders_agent::Settings { side_effects, carrier, thinking: carrier / 2, word }),
         began,
     })
     .await
@@ -64,12 +66,20 @@ pub(crate) async fn serve(
     if config.agents.is_empty() {
         bail!("no agent is configured: add an [[agents]] section (docs/configuration.md)");
     }
-    let agents = config.agents.iter().map(|agent| Ok((agent.name.clone(), agent.tenant.clone(), agent.settings()?)));
+    for name in config.tenants.keys() {
+        if !config.agents.iter().any(|agent| agent.tenant == *name) {
+            bail!("[tenants.{name}] has no agent: add one under [[agents]] with tenant = {name:?}, or remove it");
+        }
+    }
+    let agents = config.agents.iter().map(|agent| {
+        Ok((agent.name.clone(), agent.tenant.clone(), agent.settings(config.tenants.get(&agent.tenant))?))
+    });
     run(Setup {
         dir: dir.unwrap_or(config.server.dir),
         listen: listen.unwrap_or(config.server.listen),
         public_url: config.server.public_url,
         agents: agents.collect::<anyhow::Result<_>>()?,
+        limits: config.limits.limits()?,
         store: config.store,
         example: None,
         began,
@@ -89,6 +99,7 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
     let options = EngineOptions {
         partitions: setup.store.partitions,
         retention: setup.store.retention(),
+        limits: setup.limits,
         ..EngineOptions::on(Arc::new(Embedded::new(&setup.dir, log)))
     };
     let engine = Engine::open(&options).context("the store can't be opened")?;
@@ -101,10 +112,11 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
     }
     let agents =
         Agents::new(setup.agents.iter().map(|(name, t, settings)| (tenant_id(t), name.clone(), settings.clone())));
-    let workers = offer_all(&engine, &tenants, &agents, setup.example.as_ref()).await?;
+    let public_url = setup.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+    let door = TurnDoor { tokens: keys.turn_tokens().clone(), calls_url: format!("{public_url}/v1/turn") };
+    let workers = offer_all(&engine, &tenants, &agents, setup.example.as_ref(), &door).await?;
     forget_revoked(&engine, &tenants).await?;
 
-    let public_url = setup.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
     let home = tenants[0].0;
     let server = ServerOptions { public_url: public_url.clone(), grpc_address: address.to_string(), home_tenant: home };
     let state = AppState::new(engine.clone(), agents, keys, server);
@@ -133,6 +145,7 @@ async fn offer_all(
     tenants: &[(TenantId, &str)],
     agents: &Agents,
     example: Option<&orders_agent::Settings>,
+    door: &TurnDoor,
 ) -> anyhow::Result<Vec<RunningWorker>> {
     let http = reqwest::Client::builder()
         .connect_timeout(Duration::from_secs(5))
@@ -143,8 +156,8 @@ async fn offer_all(
     let mut workers = Vec::new();
     for (tenant, name) in tenants {
         let client = Client::new(engine.clone(), *tenant);
-        let mut worker =
-            mainspring_flows::offer(Worker::new(client.clone(), "built-in flows"), &client, agents, http.clone());
+        let worker = Worker::new(client.clone(), "built-in flows");
+        let mut worker = mainspring_flows::offer(worker, &client, agents, http.clone(), door.clone());
         if let Some(settings) = example {
             worker = orders_agent::offer(worker, settings.clone());
         }

@@ -6,48 +6,125 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mainspring_client::Failure;
 use serde::Deserialize;
-use serde_json::Value;
 
-use crate::agent::{AgentAnswer, AgentError, AgentRequest, Voice};
-use crate::deliver::Delivery;
+use crate::agent::{AgentAnswer, AgentCall, AgentError, AgentRequest, DecideRequest, RawAnswer, StopNotice};
+use crate::decision::Decision;
+use crate::deliver::{Delivery, Sent, Undelivered};
+use crate::settings::Secret;
+use crate::sign;
+use crate::voice::Voice;
 
 /// Bytes an agent's whole answer may have.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a channel's endpoint may take.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a decision or a notice may take.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a channel's answer that are read.
+const RECEIPT_BYTES_MAX: usize = 64 * 1024;
 
 /// What a call outside becomes.
 pub type Calling<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// An agent's address, and what requests to it are signed with.
+#[derive(Debug, Clone, Copy)]
+pub struct Address<'a> {
+    /// Where.
+    pub url: &'a str,
+    /// The secret, if one is configured.
+    pub secret: Option<&'a Secret>,
+}
+
 /// Whoever is asked and told outside this deployment.
 pub trait Outside: Send + Sync {
-    /// Asks the agent at `url` once, for as long as the request allows. What it says meanwhile goes to `voice`.
+    /// Asks an agent once, for as long as the request allows. What it says meanwhile goes to `voice`.
     fn ask<'a>(
         &'a self,
-        url: &'a str,
+        agent: Address<'a>,
         request: &'a AgentRequest,
         voice: &'a Voice,
     ) -> Calling<'a, Result<AgentAnswer, AgentError>>;
 
-    /// Posts a reply to a channel's endpoint once, and gives the status of its acceptance.
-    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Calling<'a, Result<u16, Failure>>;
+    /// Asks an agent what should become of messages that came while it works.
+    fn decide<'a>(
+        &'a self,
+        agent: Address<'a>,
+        request: &'a DecideRequest,
+    ) -> Calling<'a, Result<Decision, AgentError>>;
+
+    /// Tells an agent to stop. Whether it heard is not known.
+    fn stop<'a>(&'a self, agent: Address<'a>, notice: &'a StopNotice) -> Calling<'a, ()>;
+
+    /// Posts a segment of a reply to a channel's endpoint once, and gives what it said about it.
+    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Calling<'a, Result<Sent, Undelivered>>;
 }
 
 impl Outside for reqwest::Client {
     fn ask<'a>(
         &'a self,
-        url: &'a str,
+        agent: Address<'a>,
         request: &'a AgentRequest,
         voice: &'a Voice,
     ) -> Calling<'a, Result<AgentAnswer, AgentError>> {
-        Box::pin(ask(self, url, request, voice))
+        Box::pin(ask(self, agent, request, voice))
     }
 
-    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Calling<'a, Result<u16, Failure>> {
+    fn decide<'a>(
+        &'a self,
+        agent: Address<'a>,
+        request: &'a DecideRequest,
+    ) -> Calling<'a, Result<Decision, AgentError>> {
+        Box::pin(decide(self, agent, request))
+    }
+
+    fn stop<'a>(&'a self, agent: Address<'a>, notice: &'a StopNotice) -> Calling<'a, ()> {
+        Box::pin(async move {
+            let call = AgentCall::Stop(notice.clone());
+            let told =
+                post(self, agent, &format!("{}:stop", notice.turn_id), &call).timeout(SHORT_TIMEOUT).send().await;
+            if let Err(error) = told {
+                tracing::debug!(turn = notice.turn_id, error = root_of(&error), "the agent could not be told to stop");
+            }
+        })
+    }
+
+    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Calling<'a, Result<Sent, Undelivered>> {
         Box::pin(deliver(self, delivery))
     }
+}
+
+/// A request to an agent, signed if there is a secret.
+fn post(http: &reqwest::Client, agent: Address<'_>, id: &str, call: &AgentCall) -> reqwest::RequestBuilder {
+    // Plain data always encodes.
+    let body = serde_json::to_vec(call).unwrap_or_default();
+    let mut request = http.post(agent.url).header("content-type", "application/json").header("Idempotency-Key", id);
+    if let Some(secret) = agent.secret {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+        request = request
+            .header(sign::ID_HEADER, id)
+            .header(sign::TIMESTAMP_HEADER, now)
+            .header(sign::SIGNATURE_HEADER, sign::signature(secret, id, now, &body));
+    }
+    request.body(body)
+}
+
+/// Asks an agent for a decision. It has little time: the turn goes on meanwhile.
+async fn decide(http: &reqwest::Client, agent: Address<'_>, request: &DecideRequest) -> Result<Decision, AgentError> {
+    let id = format!("{}:decide:{}", request.turn_id, request.waiting);
+    let call = AgentCall::Decide(Box::new(request.clone()));
+    let failed =
+        |error: reqwest::Error| AgentError::Retryable(format!("the agent did not decide: {}", root_of(&error)));
+    let response = post(http, agent, &id, &call).timeout(SHORT_TIMEOUT).send().await.map_err(failed)?;
+    if !response.status().is_success() {
+        return Err(AgentError::Retryable(format!("the agent answered {} when asked to decide", response.status())));
+    }
+    let body = response.bytes().await.map_err(failed)?;
+    serde_json::from_slice(&body).map_err(|error| {
+        AgentError::Retryable(format!(
+            "the agent's decision is not the JSON that was expected ({{\"action\": ...}}): {error}"
+        ))
+    })
 }
 
 /// One line of a streamed answer.
@@ -60,10 +137,8 @@ enum AgentLine {
     Delta {
         text: String,
     },
-    Final {
-        text: Option<String>,
-        data: Option<Value>,
-    },
+    /// An answer whose text may be left out, because it was streamed.
+    Final(Box<RawAnswer>),
     Error {
         message: String,
         #[serde(default)]
@@ -74,21 +149,17 @@ enum AgentLine {
 /// Asks an HTTP agent once.
 async fn ask(
     http: &reqwest::Client,
-    url: &str,
+    agent: Address<'_>,
     request: &AgentRequest,
     voice: &Voice,
 ) -> Result<AgentAnswer, AgentError> {
+    let url = agent.url;
     let asking = async {
-        let response = http
-            .post(url)
-            .header("Mainspring-Turn-Id", &request.turn_id)
-            .header("Idempotency-Key", &request.turn_id)
-            .json(request)
-            .send()
-            .await
-            .map_err(|error| {
-                AgentError::Retryable(format!("the agent at {url} can't be reached: {}", root_of(&error)))
-            })?;
+        let call = AgentCall::Turn(Box::new(request.clone()));
+        let request = post(http, agent, &request.turn_id, &call).header("Mainspring-Turn-Id", &request.turn_id);
+        let response = request.send().await.map_err(|error| {
+            AgentError::Retryable(format!("the agent at {url} can't be reached: {}", root_of(&error)))
+        })?;
         let status = response.status();
         if !status.is_success() {
             let error = format!("the agent at {url} answered {status}");
@@ -122,13 +193,13 @@ async fn read_answer(mut response: reqwest::Response, voice: &Voice) -> Result<A
         pending.extend_from_slice(&chunk);
         while streamed && let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line = pending.split_to(end + 1);
-            if let Some(answer) = hear(&line, &mut spoken, voice)? {
+            if let Some(answer) = hear(&line, &mut spoken, voice).await? {
                 return Ok(answer);
             }
         }
     }
     if streamed {
-        return match hear(&pending, &mut spoken, voice)? {
+        return match hear(&pending, &mut spoken, voice).await? {
             Some(answer) => Ok(answer),
             None => Err(AgentError::Retryable("the agent's stream ended without a final line".to_owned())),
         };
@@ -141,7 +212,7 @@ async fn read_answer(mut response: reqwest::Response, voice: &Voice) -> Result<A
 }
 
 /// Takes one line of a stream; gives the answer if it was the last.
-fn hear(line: &[u8], spoken: &mut String, voice: &Voice) -> Result<Option<AgentAnswer>, AgentError> {
+async fn hear(line: &[u8], spoken: &mut String, voice: &Voice) -> Result<Option<AgentAnswer>, AgentError> {
     if line.trim_ascii().is_empty() {
         return Ok(None);
     }
@@ -151,10 +222,15 @@ fn hear(line: &[u8], spoken: &mut String, voice: &Voice) -> Result<Option<AgentA
         AgentLine::Status { text } => voice.status(&text),
         AgentLine::Delta { text } => {
             spoken.push_str(&text);
-            voice.delta(&text);
+            voice.delta(&text).await.map_err(AgentError::Retryable)?;
         }
-        AgentLine::Final { text, data } => {
-            return Ok(Some(AgentAnswer { text: text.unwrap_or_else(|| std::mem::take(spoken)), data }));
+        AgentLine::Final(mut answer) => {
+            if !spoken.is_empty() {
+                answer.text.get_or_insert_with(|| std::mem::take(spoken));
+            }
+            let answer = AgentAnswer::try_from(*answer)
+                .map_err(|error| AgentError::Retryable(format!("the agent's final line is no answer: {error}")))?;
+            return Ok(Some(answer));
         }
         AgentLine::Error { message, retry: true } => return Err(AgentError::Retryable(message)),
         AgentLine::Error { message, retry: false } => return Err(AgentError::Final(message)),
@@ -171,10 +247,13 @@ fn root_of(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-async fn deliver(http: &reqwest::Client, delivery: &Delivery) -> Result<u16, Failure> {
-    let Delivery { url, reply_id, turn_id, session, text, data } = delivery;
+/// Posts a segment to a channel's endpoint.
+async fn deliver(http: &reqwest::Client, delivery: &Delivery) -> Result<Sent, Undelivered> {
+    let retry = |error: String| Undelivered::Retryable { error, after_ms: None };
+    let Delivery { url, reply_id, turn_id, session, segment, segments, text, media, data, .. } = delivery;
     let body = serde_json::json!({
-        "reply_id": reply_id, "turn_id": turn_id, "session": session, "text": text, "data": data,
+        "reply_id": reply_id, "turn_id": turn_id, "session": session, "segment": segment, "segments": segments,
+        "text": text, "media": media, "data": data,
     });
     let response = http
         .post(url)
@@ -184,12 +263,34 @@ async fn deliver(http: &reqwest::Client, delivery: &Delivery) -> Result<u16, Fai
         .json(&body)
         .send()
         .await
-        .map_err(|error| Failure::Retryable(format!("{url} can't be reached: {error}")))?;
+        .map_err(|error| retry(format!("{url} can't be reached: {}", root_of(&error))))?;
     let status = response.status();
     if status.is_success() {
-        return Ok(status.as_u16());
+        return Ok(Sent { status: status.as_u16(), provider_message_id: provider_id(response).await });
     }
     let error = format!("{url} answered {status}");
-    let hopeless = status.is_client_error() && status.as_u16() != 408 && status.as_u16() != 429;
-    Err(if hopeless { Failure::Final(error) } else { Failure::Retryable(error) })
+    let after_s =
+        response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    match status.as_u16() {
+        408 | 425 | 429 => Err(Undelivered::Retryable { error, after_ms: after_s.map(|s| s.saturating_mul(1_000)) }),
+        400..=499 => Err(Undelivered::Final { error }),
+        _ => Err(Undelivered::Retryable { error, after_ms: after_s.map(|s| s.saturating_mul(1_000)) }),
+    }
+}
+
+/// The id a channel's provider gave the message, if it says one.
+async fn provider_id(mut response: reqwest::Response) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Said {
+        provider_message_id: Option<String>,
+    }
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > RECEIPT_BYTES_MAX {
+            return None;
+        }
+    }
+    let said: Said = serde_json::from_slice(&body).ok()?;
+    said.provider_message_id.filter(|id| (1..=200).contains(&id.len()))
 }

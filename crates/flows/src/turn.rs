@@ -1,89 +1,113 @@
 //! The turn: accumulate a person's messages, have the agent answer them once, send the reply once.
 //!
-//! One run is one turn, and the inbox gives one live run per session. With `queue`, the inbox closes in the very decision
-//! in which the window ends, so what comes later belongs to the next turn. With `supersede` it stays open until the agent
-//! has answered; a message that comes before stops the agent, and the turn hands all its messages to the next one. A turn
-//! with the largest number of messages is closed by either policy.
+//! `accumulating -> processing -> completed | superseded | failed`. One run is one turn, and the inbox gives one live run
+//! per session. A turn takes messages until its window ends ([`accumulate`]), has the agent answer ([`ask`]), and commits:
+//! state, reply and what else belongs to its end in one decision ([`commit`]). A message that comes meanwhile is decided
+//! about as `decision.rs` says. Past the commit point the inbox is closed for this turn, so that what comes is the next
+//! turn's; whoever can't take back what was done or said closes it, in the same decision in which that is put on record.
+
+mod accumulate;
+mod ask;
+mod commit;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use mainspring_client::{
-    ClientError, Context, EngineError, Failure, Message, OnParentEnd, Received, RetryRule, RunId, SpawnOptions,
-    TenantId, Worker, WorkflowDef,
-};
+use mainspring_client::{Client, Committed, Context, Failure, RetryRule, RunId, TenantId, Worker, WorkflowDef};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::agent::{
-    AgentAnswer, AgentError, AgentKind, AgentRequest, AgentSettings, Agents, OnMessage, TurnMessage, Voice,
-};
-use crate::deliver::{self, Delivery};
+use crate::agent::{AgentAnswer, Agents, Restart};
+use crate::decision::{Action, Decision, Facts, OnMessage};
+use crate::message::{MessageBody, MessageKind, TurnMessage};
 use crate::outside::Outside;
+use crate::records::{self, SessionRecord};
 use crate::session::SessionKey;
+use crate::settings::AgentSettings;
+use crate::token::TurnTokens;
+
+pub use accumulate::{OpenWindow, Window, WindowEnd, open_window};
+pub use ask::decisions_of;
 
 /// The workflow's name.
 pub const WORKFLOW: &str = "turn";
-/// The step that records the settings a turn goes by.
+/// The step that records the settings a turn goes by, and what is remembered of its session.
 pub const SETTINGS_STEP: &str = "settings";
 /// The step that records how the window ended.
 pub const WINDOW_STEP: &str = "window";
 /// The step that has the agent's answer.
 pub const AGENT_STEP: &str = "agent";
+/// The step that makes a worker's request.
+pub const REQUEST_STEP: &str = "request";
+/// The step that decides about messages that came when the agent had answered.
+pub const DECIDE_STEP: &str = "decide";
+/// The step that reads a session again that was changed meanwhile.
+pub const SESSION_STEP: &str = "session";
 
-/// Why a turn's messages were complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WindowEnd {
-    /// Silence.
-    Quiet,
-    /// The longest wait.
-    MaxWait,
-    /// The largest number.
-    MaxMessages,
-    /// No window was asked for.
-    NoWindow,
-}
+/// Messages came while the agent worked.
+const PROCESSING: &str = "processing";
+/// Messages came when it had answered and nothing was committed.
+const PRE_COMMIT: &str = "pre_commit";
 
-/// How the window went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Window {
-    /// Why it ended.
-    pub ended_by: WindowEnd,
-    /// Milliseconds from the first message to its end, by the configuration's measure.
-    pub waited_ms: u64,
-    /// Messages in it.
-    pub messages: usize,
+/// Times a commit is tried while others change the session's documents.
+const COMMITS_MAX: u32 = 5;
+
+/// Handovers in a row. Agents that hand a session to each other without end would never answer.
+const HANDOVERS_MAX: u32 = 5;
+
+/// How agents call back on behalf of a turn.
+#[derive(Debug, Clone)]
+pub struct TurnDoor {
+    /// What their tokens are signed with.
+    pub tokens: TurnTokens,
+    /// Where they call.
+    pub calls_url: String,
 }
 
 /// What a turn ends with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TurnOutput {
-    /// The reply's id: the turn's, and its place in it.
+    /// The reply's id: the turn's, and the place of its first segment.
     pub reply_id: String,
     /// The reply.
     pub reply: AgentAnswer,
+    /// How many messages of the channel it became. 0: there was nothing to say.
+    #[serde(default)]
+    pub segments: u32,
+    /// Why there is no reply, if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
-/// What a message says, as it lies in the inbox.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MessageBody {
-    /// Its text.
-    pub text: String,
-    /// Whatever else came with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<Value>,
-    /// The provider's id for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message_id: Option<String>,
+/// What a turn begins with, as its journal keeps it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Begun {
+    settings: AgentSettings,
+    record: SessionRecord,
+    record_version: u64,
 }
 
-/// What came of the agent's work.
-#[derive(Debug, Serialize, Deserialize)]
-enum Worked {
-    Answered(AgentAnswer),
-    Refused(String),
-    Interrupted,
+/// Everything a turn works with.
+struct Turn<'a> {
+    ctx: &'a Context,
+    session: &'a SessionKey,
+    key: String,
+    turn_id: String,
+    settings: AgentSettings,
+    policy: OnMessage,
+    agents: &'a Agents,
+    outside: &'a dyn Outside,
+    door: &'a TurnDoor,
+    record: SessionRecord,
+    record_version: u64,
+    messages: Vec<TurnMessage>,
+    /// The turn group: of its own chain, or of the failed turn whose messages it takes again.
+    group: RunId,
+    /// How often the session was handed over right before.
+    handovers: u32,
+    /// Times the agent was asked.
+    asked: u32,
+    /// Times this turn was begun anew within itself.
+    absorbed: u32,
+    restart: Option<Restart>,
 }
 
 /// The definition.
@@ -96,182 +120,228 @@ pub fn definition() -> WorkflowDef {
     def
 }
 
-pub(crate) fn offer(worker: Worker, tenant: TenantId, agents: Agents, outside: Arc<dyn Outside>) -> Worker {
+pub(crate) fn offer(
+    worker: Worker,
+    tenant: TenantId,
+    agents: Agents,
+    outside: Arc<dyn Outside>,
+    door: TurnDoor,
+) -> Worker {
     worker.function(definition(), move |ctx: Context, _: ()| {
-        let (agents, outside) = (agents.clone(), outside.clone());
+        let (agents, outside, door) = (agents.clone(), outside.clone(), door.clone());
         async move {
             let key = ctx.key().unwrap_or_default().to_owned();
             let session = SessionKey::parse(&key).filter(|session| session.tenant == tenant);
             let session = session.ok_or_else(|| Failure::Final(format!("{key:?} is not a session of this tenant")))?;
-            let settings = agents.get(tenant, &session.agent).cloned();
-            let gone = || Failure::Final(format!("agent {:?} is not configured any more", session.agent));
-            // On record, so that a turn goes on as it began when the configuration changes under it.
-            let settings = ctx.run(SETTINGS_STEP, || async { settings.ok_or_else(gone) }).await;
-            let settings: AgentSettings = settings.map_err(|failure| match failure {
-                Failure::Retryable(error) => Failure::Final(error),
-                other => other,
-            })?;
-            turn(ctx, &session, &settings, &*outside).await
+            let begun = begin(&ctx, &session, &key, &agents).await?;
+            let mut settings = begun.settings;
+            // The one thing that is not on record.
+            settings.secret = agents.get(tenant, &session.agent).and_then(|settings| settings.secret.clone());
+            let turn = Turn {
+                policy: settings.on_message_on(&session.channel),
+                turn_id: ctx.run_id().to_string(),
+                ctx: &ctx,
+                session: &session,
+                key,
+                settings,
+                agents: &agents,
+                outside: &*outside,
+                door: &door,
+                record: begun.record,
+                record_version: begun.record_version,
+                messages: Vec::new(),
+                group: ctx.lineage().group,
+                handovers: 0,
+                asked: 0,
+                absorbed: 0,
+                restart: None,
+            };
+            turn.go().await
         }
     })
 }
 
-async fn turn(
-    ctx: Context,
-    session: &SessionKey,
-    settings: &AgentSettings,
-    outside: &dyn Outside,
-) -> Result<TurnOutput, Failure> {
-    let (messages, window) = accumulate(&ctx, settings).await?;
-    let window: Window = ctx.run(WINDOW_STEP, || async { Ok(window) }).await?;
-    ctx.emit("turn.processing", &window).await?;
-
-    let turn_id = ctx.run_id().to_string();
-    let request = AgentRequest {
-        session: session.to_string(),
-        agent: session.agent.clone(),
-        interlocutor: session.interlocutor.clone(),
-        channel: session.channel.clone(),
-        correlation_id: format!("{session}:{turn_id}"),
-        messages: messages.iter().map(turn_message).collect(),
-        timeout_ms: u64::try_from(settings.timeout.as_millis()).unwrap_or(u64::MAX),
-        turn_id,
-    };
-    // A full turn has closed its inbox, so nothing that comes can become part of it or of its successor instead.
-    let interruptible = settings.on_message == OnMessage::Supersede && window.ended_by != WindowEnd::MaxMessages;
-    let answer = match work(&ctx, settings, &request, interruptible, outside).await? {
-        Worked::Answered(answer) => answer,
-        Worked::Refused(error) => return Err(Failure::Final(error)),
-        Worked::Interrupted => return Err(superseded()),
-    };
-    // The commit point. A message that came in the last instant still wins here, or never.
-    if interruptible && !ctx.close_inbox(false).await? {
-        return Err(superseded());
-    }
-    let reply_id = format!("{}:0", request.turn_id);
-    if let Some(url) = &settings.deliver_url {
-        let delivery = Delivery {
-            url: url.clone(),
-            reply_id: reply_id.clone(),
-            turn_id: request.turn_id.clone(),
-            session: request.session.clone(),
-            text: answer.text.clone(),
-            data: answer.data.clone(),
-        };
-        let options =
-            SpawnOptions { key: Some(request.session.clone()), on_parent_end: OnParentEnd::Abandon, priority: None };
-        ctx.spawn_detached(deliver::WORKFLOW, &delivery, options).await?;
-    }
-    let sent = serde_json::json!({ "reply_id": reply_id, "text": answer.text, "data": answer.data });
-    // An event's data is small by nature; a long reply is read from the turn.
-    let sent = if sent.to_string().len() <= 60_000 { sent } else { serde_json::json!({ "reply_id": reply_id }) };
-    ctx.emit("reply.sent", &sent).await?;
-    Ok(TurnOutput { reply_id, reply: answer })
+/// On record, so that a turn goes on as it began when the configuration or the session changes under it.
+async fn begin(ctx: &Context, session: &SessionKey, key: &str, agents: &Agents) -> Result<Begun, Failure> {
+    let settings = agents.get(session.tenant, &session.agent).cloned();
+    let begun = ctx.run(SETTINGS_STEP, || async {
+        let gone = || Failure::Final(format!("agent {:?} is not configured any more", session.agent));
+        let settings = settings.ok_or_else(gone)?;
+        let (record_version, record) = read_record(ctx.client(), key).await?;
+        Ok(Begun { settings, record, record_version })
+    });
+    begun.await.map_err(|failure| match failure {
+        Failure::Retryable(error) => Failure::Final(error),
+        other => other,
+    })
 }
 
-fn superseded() -> Failure {
-    Failure::Supersede("another message came while the agent worked".to_owned())
+async fn read_record(client: &Client, key: &str) -> Result<(u64, SessionRecord), Failure> {
+    records::session(client, key).await.map_err(|error| Failure::GivenUp(error.to_string()))
 }
 
-/// Takes messages until the window ends. Times are those of the messages, so a replay decides the same.
-async fn accumulate(ctx: &Context, settings: &AgentSettings) -> Result<(Vec<Message>, Window), Failure> {
-    let max = settings.messages_max.max(1);
-    let Received::Messages(mut messages) = ctx.receive(None, max).await? else {
-        return Err(Failure::Final("the turn began without a message".to_owned()));
-    };
-    let closes = settings.on_message == OnMessage::Queue;
-    let first_at = messages.first().map_or(0, |message| message.accepted_at);
-    let ended_by = loop {
-        let last_at = messages.last().map_or(first_at, |message| message.accepted_at);
-        if messages.len() >= max as usize {
-            break WindowEnd::MaxMessages;
+impl Turn<'_> {
+    async fn go(mut self) -> Result<TurnOutput, Failure> {
+        let (messages, window) = accumulate::accumulate(&self).await?;
+        let window: Window = self.ctx.run(WINDOW_STEP, || async { Ok(window) }).await?;
+        self.messages =
+            messages.iter().map(|message| TurnMessage::of(message, MessageBody::read(&message.payload))).collect();
+        for body in messages.iter().map(|message| MessageBody::read(&message.payload)) {
+            self.handovers = self.handovers.max(body.handovers);
+            if let Some(group) = body.turn_group_id.and_then(|group| group.parse().ok()) {
+                self.group = group;
+            }
         }
-        let left = settings.max_wait.saturating_sub(Duration::from_millis(last_at.saturating_sub(first_at)));
-        let wait = settings.quiet.min(left);
-        let received = if closes {
-            ctx.receive_or_close(Some(wait), max - messages.len() as u32).await?
-        } else {
-            ctx.receive(Some(wait), max - messages.len() as u32).await?
-        };
-        match received {
-            Received::Messages(more) => messages.extend(more),
-            Received::TimedOut | Received::Closed if settings.quiet.is_zero() => break WindowEnd::NoWindow,
-            Received::TimedOut | Received::Closed if left < settings.quiet => break WindowEnd::MaxWait,
-            Received::TimedOut | Received::Closed => break WindowEnd::Quiet,
+        if let Some(agent) = self.record.handed_to.clone() {
+            return self.pass_on(&agent, &messages).await;
         }
-    };
-    if ended_by == WindowEnd::MaxMessages {
-        // Also with `supersede`: messages left over would interrupt the agent at once, and again after each handover of
-        // the same full turn, for ever. They are the next turn's.
-        ctx.close_inbox(true).await?;
-    }
-    let last_at = messages.last().map_or(first_at, |message| message.accepted_at);
-    let waited = Duration::from_millis(last_at.saturating_sub(first_at))
-        + match ended_by {
-            WindowEnd::Quiet => settings.quiet,
-            WindowEnd::MaxWait => settings.max_wait.saturating_sub(Duration::from_millis(last_at - first_at)),
-            WindowEnd::MaxMessages | WindowEnd::NoWindow => Duration::ZERO,
-        };
-    let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-    let window = Window { ended_by, waited_ms, messages: messages.len() };
-    Ok((messages, window))
-}
-
-/// Has the agent answer, tried again by its settings, stopped early if a message comes and the policy says so.
-async fn work(
-    ctx: &Context,
-    settings: &AgentSettings,
-    request: &AgentRequest,
-    interruptible: bool,
-    outside: &dyn Outside,
-) -> Result<Worked, Failure> {
-    match &settings.kind {
-        AgentKind::Http { url } => {
-            let voice = Voice::new(ctx.client().clone(), &request.session, &request.turn_id);
-            ctx.run_retrying(AGENT_STEP, settings.retry, |_| {
-                let asking = outside.ask(url, request, &voice);
-                async {
-                    tokio::select! {
-                        biased;
-                        answer = asking => match answer {
-                            Ok(answer) => Ok(Worked::Answered(answer)),
-                            Err(AgentError::Final(error)) => Ok(Worked::Refused(error)),
-                            Err(AgentError::Retryable(error)) => Err(Failure::Retryable(error)),
-                        },
-                        () = ctx.message_waits(), if interruptible => Ok(Worked::Interrupted),
+        if let Some(note) = self.drop_outdated(&messages) {
+            return self.end_without_reply(note).await;
+        }
+        self.ctx.emit("turn.processing", &window).await?;
+        let lineage = self.ctx.lineage();
+        if let Some(from) = lineage.from {
+            self.restart = Some(Restart {
+                reason: "superseded".to_owned(),
+                from_phase: None,
+                turn_id: Some(from.to_string()),
+                count: lineage.superseded_before,
+            });
+        }
+        // A full turn closed its inbox with its window; so did one that queues what comes.
+        let mut open = self.policy != OnMessage::Queue && window.ended_by != WindowEnd::MaxMessages;
+        for _ in 0..=u64::from(self.settings.restarts_max) + u64::from(COMMITS_MAX) {
+            if open && self.restarts() >= self.settings.restarts_max {
+                // It was begun anew often enough: this time it is completed, whatever comes.
+                self.ctx.close_inbox(true).await?;
+                open = false;
+            }
+            match self.ask(open).await? {
+                ask::Worked::Answered { answer, state_version, decisions } => {
+                    open = open && decisions.is_empty();
+                    match self.end(*answer, state_version, decisions, open).await? {
+                        commit::Ended::Done(output) => return Ok(*output),
+                        commit::Ended::Decided(decision) => self.begin_anew(decision, PRE_COMMIT).await?,
+                        commit::Ended::AskAgain(reason) => self.restart = Some(self.restarted(reason, None)),
                     }
                 }
-            })
-            .await
+                ask::Worked::Refused(error) => return Err(self.fail(error).await),
+                ask::Worked::Interrupted(decision) => self.begin_anew(decision, PROCESSING).await?,
+            }
         }
-        AgentKind::Workflow { name } => {
-            // The child is cancelled with this run if it is superseded.
-            let options = SpawnOptions { on_parent_end: OnParentEnd::Cancel, ..SpawnOptions::default() };
-            let child: RunId = ctx.spawn_detached(name, request, options).await?;
-            ctx.run(AGENT_STEP, || async {
-                tokio::select! {
-                    biased;
-                    answer = tokio::time::timeout(settings.timeout, ctx.client().wait(child)) => match answer {
-                        Ok(Ok(answer)) => Ok(Worked::Answered(answer)),
-                        Ok(Err(ClientError::Engine(error @ (EngineError::Stopped { .. } | EngineError::ShuttingDown)))) => {
-                            Err(Failure::GivenUp(error.to_string()))
-                        }
-                        Ok(Err(error)) => Ok(Worked::Refused(format!("agent workflow {name:?}: {error}"))),
-                        Err(_) => Ok(Worked::Refused(format!("agent workflow {name:?} did not answer within {} ms", settings.timeout.as_millis()))),
-                    },
-                    () = ctx.message_waits(), if interruptible => Ok(Worked::Interrupted),
-                }
-            })
-            .await
+        let error = format!(
+            "the agent was asked {} times and the turn came to no end: either the session's state was changed each time \
+             while it worked, or it yielded a turn that could not be begun anew",
+            self.asked
+        );
+        Err(self.fail(error).await)
+    }
+
+    /// How often the chain was begun anew.
+    fn restarts(&self) -> u32 {
+        self.ctx.lineage().superseded_before + self.absorbed
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            committed: false,
+            absorbed: self.absorbed > 0,
+            restarts: self.restarts(),
+            restarts_max: self.settings.restarts_max,
         }
     }
-}
 
-fn turn_message(message: &Message) -> TurnMessage {
-    let body = serde_json::from_slice::<MessageBody>(&message.payload).unwrap_or_else(|_| MessageBody {
-        text: String::from_utf8_lossy(&message.payload).into_owned(),
-        data: None,
-        message_id: None,
-    });
-    TurnMessage { id: message.id.to_string(), text: body.text, data: body.data, accepted_at: message.accepted_at }
+    fn restarted(&self, reason: &str, from_phase: Option<String>) -> Restart {
+        Restart { reason: reason.to_owned(), from_phase, turn_id: None, count: self.restarts() }
+    }
+
+    /// Carries a decision out that begins the agent's work anew: in a successor, or here.
+    async fn begin_anew(&mut self, decision: Decision, point: &str) -> Result<(), Failure> {
+        self.ctx.emit("supersede.decision", &self.told(&decision, point)).await?;
+        match decision.action {
+            Action::Supersede => {
+                Err(Failure::Supersede(format!("another message came while the agent worked ({})", decision.reason)))
+            }
+            Action::Absorb => {
+                let room = self
+                    .settings
+                    .window_on(&self.session.channel)
+                    .messages_max
+                    .saturating_sub(self.messages.len() as u32);
+                let more = self.ctx.receive_until(0, room.max(1), false).await?;
+                if let mainspring_client::Received::Messages(more) = more {
+                    self.ctx.emit("turn.message_absorbed", &serde_json::json!({ "messages": more.len() })).await?;
+                    self.messages.extend(
+                        more.iter().map(|message| TurnMessage::of(message, MessageBody::read(&message.payload))),
+                    );
+                }
+                self.absorbed += 1;
+                self.restart = Some(self.restarted("absorbed", decision.restart_from));
+                Ok(())
+            }
+            Action::Queue | Action::ForceComplete => unreachable!("these do not begin anything anew"),
+        }
+    }
+
+    fn told(&self, decision: &Decision, point: &str) -> serde_json::Value {
+        serde_json::json!({
+            "turn_id": self.turn_id, "interrupt_point": point, "action": decision.action, "reason": decision.reason,
+            "restart_from": decision.restart_from, "restarts": self.restarts(),
+        })
+    }
+
+    /// Takes out follow-ups that are outdated because the person has said something. Gives a note if nothing is left.
+    fn drop_outdated(&mut self, messages: &[mainspring_client::Message]) -> Option<String> {
+        let heard = self.messages.iter().filter(|message| message.kind.is_person()).map(|message| message.accepted_at);
+        let heard_at = heard.max().unwrap_or(0).max(self.record.last_heard_at);
+        let bodies = messages.iter().map(|message| MessageBody::read(&message.payload));
+        let mut outdated = bodies.map(|body| {
+            body.kind == MessageKind::FollowUp && body.only_if_silent_since_ms.is_some_and(|since| heard_at > since)
+        });
+        self.messages.retain(|_| !outdated.next().unwrap_or(false));
+        self.messages.is_empty().then(|| "the follow-up was outdated: the person has said something since".to_owned())
+    }
+
+    /// The session is another agent's now: it gets the messages, in order, in one decision.
+    async fn pass_on(self, agent: &str, messages: &[mainspring_client::Message]) -> Result<TurnOutput, Failure> {
+        let target = SessionKey { agent: agent.to_owned(), ..self.session.clone() }.to_string();
+        let messages = messages.iter().map(|message| (WORKFLOW.to_owned(), target.clone(), message.payload.clone()));
+        let told = serde_json::json!({ "turn_id": self.turn_id, "agent": agent });
+        let commit = mainspring_client::Commit {
+            force: true,
+            messages: messages.collect(),
+            events: vec![("session.passed_on".to_owned(), told.to_string().into())],
+            ..mainspring_client::Commit::default()
+        };
+        self.ctx.commit(commit).await?;
+        Ok(self.silent(format!("the session goes on with agent {agent:?}")))
+    }
+
+    async fn end_without_reply(self, note: String) -> Result<TurnOutput, Failure> {
+        let told = serde_json::json!({ "turn_id": self.turn_id, "reason": note });
+        let events = vec![("turn.outdated".to_owned(), told.to_string().into())];
+        let commit = mainspring_client::Commit { force: true, events, ..mainspring_client::Commit::default() };
+        self.ctx.commit(commit).await?;
+        Ok(self.silent(note))
+    }
+
+    fn silent(&self, note: String) -> TurnOutput {
+        let reply_id = format!("{}:0", self.turn_id);
+        TurnOutput { reply_id, reply: AgentAnswer::default(), segments: 0, note: Some(note) }
+    }
+
+    /// Says to the person that it failed, if something is to be said, and gives what the run ends with.
+    async fn fail(&self, error: String) -> Failure {
+        let Some(text) = &self.settings.failure_reply else { return Failure::Final(error) };
+        let commit = match self.failure_commit(text) {
+            Ok(commit) => commit,
+            Err(_) => return Failure::Final(error),
+        };
+        match self.ctx.commit(commit).await {
+            Ok(Committed::Done | Committed::MessageWaits | Committed::Conflict(_)) | Err(Failure::Final(_)) => {
+                Failure::Final(error)
+            }
+            Err(other) => other,
+        }
+    }
 }

@@ -18,6 +18,7 @@ use axum::http::{StatusCode, header};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use mainspring_client::TenantId;
 use mainspring_core::TokenId;
+use mainspring_flows::TurnTokens;
 use p256::pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -113,6 +114,7 @@ pub enum KeysError {
 pub struct Keys {
     signing: EncodingKey,
     verifying: DecodingKey,
+    turn_tokens: TurnTokens,
 }
 
 impl std::fmt::Debug for Keys {
@@ -144,10 +146,19 @@ impl Keys {
         let secret = <p256::SecretKey as p256::pkcs8::DecodePrivateKey>::from_pkcs8_pem(pem)
             .map_err(|e| malformed(e.to_string()))?;
         let public = secret.public_key().to_public_key_pem(LineEnding::LF).map_err(|e| malformed(e.to_string()))?;
+        // Of its own, so that a turn token says nothing about the signing key.
+        let for_turns =
+            Sha256::new().chain_update(b"mainspring turn tokens").chain_update(secret.to_bytes()).finalize();
         Ok(Keys {
+            turn_tokens: TurnTokens::new(for_turns.into()),
             signing: EncodingKey::from_ec_pem(pem.as_bytes()).map_err(|e| malformed(e.to_string()))?,
             verifying: DecodingKey::from_ec_pem(public.as_bytes()).map_err(|e| malformed(e.to_string()))?,
         })
+    }
+
+    /// What tokens for turns' attempts are signed with. They stay good over restarts.
+    pub fn turn_tokens(&self) -> &TurnTokens {
+        &self.turn_tokens
     }
 
     /// Signs a token for a tenant. Recording it, so that it can be listed and revoked, is the caller's business.

@@ -3,14 +3,18 @@
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::api::{messages, ops, runs, sessions, tokens, turns};
+use crate::api::{calls, follow_ups, messages, ops, runs, sessions, state, tokens, turns};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Mainspring", description = "One durable orchestrator for conversations."),
     paths(
-        messages::send, messages::show, turns::show, sessions::show, sessions::events, sessions::emit,
+        messages::send, messages::show, turns::show, turns::replay, sessions::show, sessions::events, sessions::emit,
+        follow_ups::schedule, follow_ups::list, follow_ups::show, follow_ups::cancel,
         runs::list, runs::show, runs::cancel, runs::resume, runs::signal, runs::start,
+        state::show, state::history, state::put, state::receipt,
+        calls::standing, calls::commit_point, calls::session_state, calls::say, calls::event,
+        calls::put_artifact, calls::artifact, calls::begin_effect, calls::end_effect,
         tokens::create, tokens::list, tokens::revoke,
         ops::healthz, ops::readyz, ops::metrics, ops::openapi,
     ),
@@ -26,6 +30,8 @@ impl Modify for BearerToken {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
         let components = openapi.components.get_or_insert_with(Default::default);
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
+        let of_turns = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("turn token").build();
+        components.add_security_scheme("turn", SecurityScheme::Http(of_turns));
     }
 }
 

@@ -102,7 +102,19 @@ impl From<Refusal> for Problem {
             Refusal::NotParked { .. } | Refusal::NotRunning { .. } => {
                 (StatusCode::CONFLICT, "look at the run's state first")
             }
-            Refusal::StaleClaim { .. } => (StatusCode::CONFLICT, "stop working on the attempt"),
+            Refusal::StaleClaim { .. } | Refusal::StaleFence { .. } => {
+                (StatusCode::CONFLICT, "stop working on the attempt")
+            }
+            Refusal::Committed { .. } => (StatusCode::CONFLICT, "let it end"),
+            Refusal::MessageWaits { .. } => {
+                (StatusCode::CONFLICT, "look at the message, or ask again without `unless_pending`")
+            }
+            Refusal::VersionConflict { .. } => {
+                (StatusCode::CONFLICT, "read it again, decide anew, and send that version")
+            }
+            Refusal::TooFast { .. } | Refusal::Crowded { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "send it again after the time in Retry-After")
+            }
             Refusal::BadDefinition(_)
             | Refusal::StartedByMessages { .. }
             | Refusal::NoInbox { .. }
@@ -118,9 +130,10 @@ impl From<Refusal> for Problem {
             }
         };
         let mut problem = Problem::new(status, refusal.code(), refusal.to_string(), action);
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            problem.retry_after_ms = Some(1_000);
-        }
+        problem.retry_after_ms = match refusal {
+            Refusal::TooFast { retry_after_ms, .. } => Some(retry_after_ms),
+            _ => (status == StatusCode::TOO_MANY_REQUESTS).then_some(1_000),
+        };
         problem
     }
 }

@@ -32,6 +32,8 @@ struct Sent<'a> {
     name: &'a str,
     at: u64,
     turn_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    follow_up_id: Option<String>,
     session: Option<&'a str>,
     data: &'a RawValue,
 }
@@ -148,11 +150,15 @@ impl Following {
 fn sent(seq: Option<u64>, event: &EventRow) -> Event {
     let fallback = || RawValue::from_string("null".to_owned()).unwrap_or_else(|_| unreachable!("null is JSON"));
     let data: Box<RawValue> = raw(&event.data).unwrap_or_else(fallback);
+    // What happens to a follow-up is told by its run, which is no turn.
+    let run = event.run.map(|run| run.to_string());
+    let (turn_id, follow_up_id) = if event.name.starts_with("follow_up.") { (None, run) } else { (run, None) };
     let body = Sent {
         seq,
         name: &event.name,
         at: event.at,
-        turn_id: event.run.map(|run| run.to_string()),
+        turn_id,
+        follow_up_id,
         session: event.scope.as_deref(),
         data: &data,
     };

@@ -7,8 +7,8 @@ use mainspring_core::journal::{Completion, EntryKind};
 use mainspring_core::row::{JournalRow, MessageState, RunRow, RunState, TaskRow, TaskState};
 use mainspring_core::{Command, Refusal, Reply};
 use mainspring_engine::{Engine, EngineError};
-use mainspring_flows::turn::{self, MessageBody};
-use mainspring_flows::{SessionKey, TurnOutput, Window};
+use mainspring_flows::token::without_tokens;
+use mainspring_flows::{MessageBody, SessionKey, TurnOutput, Window, records, turn};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -68,10 +68,67 @@ pub struct MessageDetail {
 /// How a turn's window went.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AccumulationView {
-    /// `quiet`, `max_wait`, `max_messages` or `no_window`.
+    /// `timeout`, `explicit_signal`, `channel_hint`, `agent_hint`, `max_messages`, `max_wait` or `no_accumulation`.
     pub ended_by: String,
     /// How long it was open.
     pub waited_ms: u64,
+    /// The last wait for one more message.
+    pub quiet_ms: u64,
+    /// Why that wait was as long as it was.
+    pub explanation: String,
+}
+
+/// A window that is open.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct OpenWindowView {
+    /// When it ends if nothing more comes.
+    pub until: u64,
+    /// The wait for one more message.
+    pub quiet_ms: u64,
+    /// Why that wait is as long as it is.
+    pub explanation: String,
+}
+
+/// What was decided about messages that came while the agent worked.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct DecisionView {
+    /// `supersede`, `absorb`, `queue` or `force_complete`.
+    pub action: String,
+    /// Why.
+    pub reason: String,
+    /// The phase from which the agent goes on when it begins anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_from: Option<String>,
+    /// When.
+    pub at: u64,
+}
+
+/// A phase's result that later attempts may use again.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ArtifactView {
+    /// The phase.
+    pub phase: String,
+    /// `always`, `conditional` or `never`.
+    pub reuse: String,
+    /// The turn that left it.
+    pub turn_id: String,
+    /// How often it was used again.
+    pub reuse_count: u32,
+}
+
+/// A side effect of a turn or of one it took over.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct EffectView {
+    /// The tool.
+    pub tool: String,
+    /// What makes it this effect and no other.
+    pub key: String,
+    /// `pure`, `idempotent`, `compensatable` or `irreversible`.
+    pub policy: String,
+    /// `started`, `done` or `failed`.
+    pub status: String,
+    /// The turn that began it.
+    pub turn_id: String,
 }
 
 /// A turn's reply.
@@ -105,12 +162,21 @@ pub struct TurnView {
     pub superseded_by: Option<String>,
     /// The turn whose messages it took over.
     pub superseded_from: Option<String>,
+    /// The turn with which the chain of superseded ones that led to it began.
+    pub turn_group_id: String,
+    /// How many turns of that chain were superseded before it.
+    pub superseded_before: u32,
     /// `{tenant}:{agent}:{session}:{turn}`, on log lines.
     pub correlation_id: String,
     /// Its messages, in order.
     pub messages: Vec<MessageView>,
     /// How its window went, once it has ended.
     pub accumulation: Option<AccumulationView>,
+    /// How its window stands, while it is open.
+    pub window: Option<OpenWindowView>,
+    /// What was decided about messages that came while the agent worked, in order. Messages that came when the turn took
+    /// no more are the next turn's without a decision.
+    pub decisions: Vec<DecisionView>,
     /// Its reply, once it is complete.
     pub reply: Option<ReplyView>,
     /// Why it failed, was superseded or cancelled.
@@ -127,6 +193,10 @@ pub struct TurnView {
     pub agent_run: Option<String>,
     /// Why it waits, if it does.
     pub waiting_for: Option<String>,
+    /// Results of phases kept for its turn group.
+    pub artifacts: Vec<ArtifactView>,
+    /// Side effects of its turn group.
+    pub effects: Vec<EffectView>,
 }
 
 /// A turn in a list.
@@ -337,15 +407,22 @@ pub async fn turn_view(client: &Client, id: RunId) -> Result<Option<TurnView>, P
     let Some((run, journal)) = read.await? else { return Ok(None) };
     let Some(session) = session_of(&run) else { return Ok(None) };
 
-    let mut messages = Vec::new();
+    let mut group = run.group.unwrap_or(id);
+    let (mut messages, mut taken) = (Vec::new(), Vec::new());
     for (_, entry) in &journal {
         if let Some((_, Completion::Messages(received))) = &entry.done {
+            let mut together = Vec::new();
             for one in received {
                 let body = engine.payload(tenant, one.payload).await?;
+                // Messages of a failed turn that were sent again stay in its group.
+                group = MessageBody::read(&body).turn_group_id.and_then(|id| id.parse().ok()).unwrap_or(group);
                 messages.push(message_view(one.id, &body, one.accepted_at));
+                together.push((body.to_vec(), one.accepted_at));
             }
+            taken.push(together);
         }
     }
+    let (_, artifacts, effects) = records::attempt(client, &session.to_string(), group).await?;
     let named = |kind: EntryKind, name: &str| {
         journal.iter().map(|(_, entry)| entry).find(|entry| entry.kind == kind && entry.label == name)
     };
@@ -355,8 +432,25 @@ pub async fn turn_view(client: &Client, id: RunId) -> Result<Option<TurnView>, P
         }
         _ => None,
     };
+    let open_window = match named(EntryKind::Run, turn::SETTINGS_STEP).and_then(|entry| entry.done.clone()) {
+        Some((_, Completion::Value(begun))) if window.is_none() && run.state == RunState::Running => {
+            let begun = engine.payload(tenant, begun).await?;
+            turn::open_window(&begun, &session.channel, run.superseded_before > 0, &taken)
+        }
+        _ => None,
+    };
+    let mut decisions = Vec::new();
+    for (_, entry) in
+        journal.iter().filter(|(_, entry)| entry.kind == EntryKind::Run && entry.label == turn::AGENT_STEP)
+    {
+        let Some((at, Completion::Value(worked))) = entry.done else { continue };
+        decisions.extend(turn::decisions_of(&engine.payload(tenant, worked).await?).into_iter().map(|decision| {
+            let action = word_of(&decision.action);
+            DecisionView { action, reason: decision.reason, restart_from: decision.restart_from, at }
+        }));
+    }
     let processing_at = named(EntryKind::Emit, "turn.processing").map(|entry| entry.requested_at);
-    let agent_run = journal.iter().find_map(|(_, entry)| match &entry.done {
+    let agent_run = journal.iter().rev().find_map(|(_, entry)| match &entry.done {
         Some((_, Completion::Spawned(child))) if entry.label != mainspring_flows::deliver::WORKFLOW => Some(*child),
         _ => None,
     });
@@ -382,10 +476,41 @@ pub async fn turn_view(client: &Client, id: RunId) -> Result<Option<TurnView>, P
         superseded_by: run.superseded_by.map(|run| run.to_string()),
         superseded_from: run.superseded_from.map(|run| run.to_string()),
         messages,
-        accumulation: window
-            .map(|window| AccumulationView { ended_by: word_of(&window.ended_by), waited_ms: window.waited_ms }),
+        accumulation: window.map(|window| AccumulationView {
+            ended_by: word_of(&window.ended_by),
+            waited_ms: window.waited_ms,
+            quiet_ms: window.quiet_ms,
+            explanation: window.explanation,
+        }),
+        window: open_window.map(|open| OpenWindowView {
+            until: open.until,
+            quiet_ms: open.quiet_ms,
+            explanation: open.explanation,
+        }),
+        decisions,
         reply,
         error: run.error.clone(),
+        turn_group_id: group.to_string(),
+        superseded_before: run.superseded_before,
+        artifacts: artifacts
+            .into_iter()
+            .map(|artifact| ArtifactView {
+                phase: artifact.phase,
+                reuse: word_of(&artifact.reuse),
+                turn_id: artifact.turn_id,
+                reuse_count: artifact.reuse_count,
+            })
+            .collect(),
+        effects: effects
+            .into_iter()
+            .map(|effect| EffectView {
+                tool: effect.tool,
+                key: effect.key,
+                policy: word_of(&effect.policy),
+                status: word_of(&effect.status),
+                turn_id: effect.turn_id,
+            })
+            .collect(),
         started_at: run.created_at,
         processing_at,
         finished_at: run.finished_at,
@@ -551,7 +676,7 @@ async fn detail_of(engine: &Engine, tenant: TenantId, completion: &Completion) -
         Completion::Bool(answer) => Some(answer.to_string()),
         Completion::Value(value) => {
             let bytes = engine.payload(tenant, *value).await.ok()?;
-            let text = String::from_utf8_lossy(&bytes);
+            let text = without_tokens(&String::from_utf8_lossy(&bytes));
             let mut short: String = text.chars().take(DETAIL_CHARS_MAX).collect();
             if short.len() < text.len() {
                 short.push('…');
@@ -568,16 +693,13 @@ async fn detail_of(engine: &Engine, tenant: TenantId, completion: &Completion) -
 }
 
 fn message_view(id: MessageId, body: &[u8], accepted_at: u64) -> MessageView {
-    let body = serde_json::from_slice::<MessageBody>(body).unwrap_or_else(|_| MessageBody {
-        text: String::from_utf8_lossy(body).into_owned(),
-        data: None,
-        message_id: None,
-    });
+    let body = MessageBody::read(body);
     MessageView { id: id.to_string(), text: body.text, data: body.data, accepted_at }
 }
 
 fn json_of(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+    let text = without_tokens(&String::from_utf8_lossy(bytes));
+    serde_json::from_str(&text).unwrap_or(Value::String(text))
 }
 
 fn word_of(value: &impl Serialize) -> String {

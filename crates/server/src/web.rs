@@ -11,10 +11,11 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use mainspring_core::{Command, Reply};
 use mainspring_engine::RunFilter;
+use mainspring_flows::records;
 use mainspring_flows::turn::WORKFLOW;
 use serde::Deserialize;
 
-use crate::api::{id, runs};
+use crate::api::{id, runs, turns};
 use crate::auth::{COOKIE, Caller, Scope};
 use crate::pages::{
     AgentChoice, AsOf, ChatPage, Counts, ErrorPage, Frame, LoginPage, OverviewPage, PageError, RunPage, RunsFilter,
@@ -33,6 +34,7 @@ fn pages() -> Router<AppState> {
         .route("/", get(overview))
         .route("/chat", get(chat))
         .route("/turns/{id}", get(turn))
+        .route("/turns/{id}/replay", post(replay))
         .route("/runs", get(run_list))
         .route("/runs/{id}", get(run))
         .route("/runs/{id}/cancel", post(cancel))
@@ -243,8 +245,23 @@ async fn turn(
     let turn = id("turn", &turn).map_err(fail)?;
     let found = turn_view(&state.client(visitor.caller.tenant), turn).await.map_err(fail)?;
     let turn = found.ok_or_else(|| fail(Problem::not_found("turn")))?;
-    let turn = serde_json::to_value(turn).unwrap_or_default();
-    rendered(&state, state.pages().turn(&TurnPage { frame: frame(Some(visitor.tenant.clone())), turn }))
+    let kept = records::state(&state.client(visitor.caller.tenant), &turn.session).await;
+    let kept = kept.map_err(|error| fail(error.into()))?;
+    let page = TurnPage {
+        frame: frame(Some(visitor.tenant.clone())),
+        turn: serde_json::to_value(turn).unwrap_or_default(),
+        state: serde_json::to_value(kept).unwrap_or_default(),
+    };
+    rendered(&state, state.pages().turn(&page))
+}
+
+/// The button of a browser without scripts that sends a failed turn's messages again.
+async fn replay(State(state): State<AppState>, caller: Caller, Path(turn): Path<String>) -> Result<Redirect, Shown> {
+    let fail = |problem: Problem| shown(&state, None, problem);
+    caller.must_have(Scope::Write).map_err(fail)?;
+    let turn = id("turn", &turn).map_err(fail)?;
+    let replayed = turns::send_again(&state, caller.tenant, turn).await.map_err(fail)?;
+    Ok(Redirect::to(&format!("/turns/{}", replayed.turn_id)))
 }
 
 async fn run_list(

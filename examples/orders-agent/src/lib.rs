@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mainspring_client::{Context, Failure, Worker, WorkflowDef};
-use mainspring_flows::{AgentAnswer, AgentRequest, Voice};
+use mainspring_flows::calls::{Artifact, Calls, Reuse};
+use mainspring_flows::{AgentAnswer, AgentRequest};
 use serde::{Deserialize, Serialize};
 
 /// The workflow's name.
 pub const WORKFLOW: &str = "orders-agent";
 /// The step with an outside effect.
 pub const CARRIER_STEP: &str = "ask the carrier";
+/// What it found out, for later attempts.
+const CARRIER_PHASE: &str = "carrier";
 
 /// How the example behaves.
 #[derive(Debug, Clone)]
@@ -25,6 +28,8 @@ pub struct Settings {
     pub side_effects: PathBuf,
     /// How slow the carrier is.
     pub carrier: Duration,
+    /// How long it thinks before the first word of the answer. Until then a message may still interrupt it.
+    pub thinking: Duration,
     /// The pause between two words of the answer.
     pub word: Duration,
 }
@@ -55,7 +60,10 @@ pub fn offer(worker: Worker, settings: Settings) -> Worker {
 }
 
 async fn answer(ctx: Context, request: AgentRequest, settings: Settings) -> Result<AgentAnswer, Failure> {
-    let voice = Voice::new(ctx.client().clone(), &request.session, &request.turn_id);
+    let calls = Calls::of_request(ctx.client(), &request)
+        .ok_or_else(|| Failure::permanent("the request has no turn token: is this server older than the agent?"))?;
+    // Whoever has begun to read an answer is not given another: the first word passes the commit point.
+    let voice = calls.voice();
 
     voice.status("looking up orders");
     let orders: Vec<Order> = ctx.run("look up orders", || async { look_up(&request) }).await?;
@@ -63,20 +71,22 @@ async fn answer(ctx: Context, request: AgentRequest, settings: Settings) -> Resu
     let parcels: Vec<String> = orders.iter().filter_map(|order| order.parcel.clone()).collect();
     voice.status("asking the carrier");
     let run = ctx.run_id().to_string();
-    let carrier: Carrier = ctx.run(CARRIER_STEP, || ask_carrier(&settings, &run, &request.turn_id, &parcels)).await?;
+    let carrier: Carrier =
+        ctx.run(CARRIER_STEP, || ask_carrier_once(&settings, &calls, &run, &request.turn_id, &parcels)).await?;
 
     voice.status("writing the answer");
     let text = compose(&request, &orders, &carrier);
     let text: String = ctx
         .run("write the answer", || async {
+            tokio::time::sleep(settings.thinking).await;
             for word in text.split_inclusive(' ') {
-                voice.delta(word);
+                voice.delta(word).await.map_err(Failure::permanent)?;
                 tokio::time::sleep(settings.word).await;
             }
             Ok(text.clone())
         })
         .await?;
-    Ok(AgentAnswer { text, data: None })
+    Ok(AgentAnswer::text(text))
 }
 
 /// The orders named in the messages.
@@ -89,6 +99,33 @@ fn look_up(request: &AgentRequest) -> Result<Vec<Order>, Failure> {
             .any(|message| message.text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits == order.number))
     };
     Ok(all.into_iter().filter(named).collect())
+}
+
+/// Asks the carrier, unless an earlier attempt at this turn, or one it took over, asked about the same parcels.
+async fn ask_carrier_once(
+    settings: &Settings,
+    calls: &Calls,
+    run: &str,
+    turn: &str,
+    parcels: &[String],
+) -> Result<Carrier, Failure> {
+    let fingerprint = format!("parcels {}", parcels.join(","));
+    if let Ok(Ok(known)) = calls.artifact(CARRIER_PHASE, &fingerprint, "").await {
+        return serde_json::from_value(known.data).map_err(Failure::permanent);
+    }
+    let carrier = ask_carrier(settings, run, turn, parcels).await?;
+    let artifact = Artifact {
+        phase: CARRIER_PHASE.to_owned(),
+        data: serde_json::to_value(&carrier).map_err(Failure::permanent)?,
+        input_fingerprint: fingerprint,
+        dependency_fingerprint: String::new(),
+        reuse: Reuse::Always,
+        turn_id: String::new(),
+        reuse_count: 0,
+    };
+    // Only to spare a later attempt the wait.
+    let _ = calls.put_artifact(artifact).await;
+    Ok(carrier)
 }
 
 /// A slow tool with an outside effect. The line it books tells how often it was really called.

@@ -8,7 +8,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use mainspring_client::{MessageId, SendOptions};
 use mainspring_flows::SessionKey;
-use mainspring_flows::turn::{MessageBody, WORKFLOW};
+use mainspring_flows::message::{Complete, MessageBody};
+use mainspring_flows::settings::millis;
+use mainspring_flows::turn::WORKFLOW;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -28,9 +30,12 @@ pub struct SendMessage {
     /// Whatever else comes with it.
     #[serde(default)]
     data: Option<Value>,
-    /// The provider's id for it: the same id again within ten minutes is the same message.
+    /// The provider's id for it: the same id again within seven days (by default) is the same message, whatever it says.
     #[serde(default)]
     message_id: Option<String>,
+    /// Nothing more follows for now: the turn does not wait for another message.
+    #[serde(default)]
+    end: bool,
 }
 
 /// A message accepted: it is durable.
@@ -77,16 +82,24 @@ pub async fn send(
     known_agent(&state, &session)?;
     let sent: SendMessage = json_body(body, state.engine().limits().payload_bytes_max).await?;
     let provider_id = sent.message_id.as_deref().map(provider_id).transpose()?;
-    // Two name spaces: a provider's id must not be taken for somebody's key.
-    let idempotency_key = match (idempotency_key(&headers)?, provider_id) {
-        (Some(key), _) => Some(format!("key:{key}")),
-        (None, Some(id)) => Some(format!("provider:{id}")),
-        (None, None) => None,
+    let settings = state.agents().get(session.tenant, &session.agent);
+    let mut admission = settings.map(|settings| settings.protection.admission(&session)).unwrap_or_default();
+    if let (Some(id), Some(settings)) = (provider_id, settings) {
+        let ttl_ms = millis(settings.message_id_ttl);
+        admission.once = Some((id.to_owned(), ttl_ms));
+    }
+    let idempotency_key = idempotency_key(&headers)?.map(|key| format!("key:{key}"));
+    let complete = sent.end.then_some(Complete::Explicit);
+    let body = MessageBody {
+        text: sent.text,
+        data: sent.data,
+        message_id: sent.message_id,
+        complete,
+        ..MessageBody::default()
     };
-    let body = MessageBody { text: sent.text, data: sent.data, message_id: sent.message_id };
     let key = session.to_string();
     let client = state.client(caller.tenant);
-    let accepted = client.send(WORKFLOW, &key, &body, SendOptions { idempotency_key }).await?;
+    let accepted = client.send(WORKFLOW, &key, &body, SendOptions { idempotency_key, admission }).await?;
     state.accepted().fetch_add(u64::from(!accepted.duplicate), Ordering::Relaxed);
     let answer = MessageAccepted {
         message_id: accepted.message.to_string(),

@@ -1,9 +1,12 @@
 //! The JSON API. One file per noun; [`crate::openapi`] documents what is here from the same code.
 
+pub mod calls;
+pub mod follow_ups;
 pub mod messages;
 pub mod ops;
 pub mod runs;
 pub mod sessions;
+pub mod state;
 pub mod tokens;
 pub mod turns;
 
@@ -11,7 +14,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
@@ -24,8 +27,23 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/v1/sessions/{agent}/{interlocutor}/{channel}", get(sessions::show))
         .route("/v1/sessions/{agent}/{interlocutor}/{channel}/messages", post(messages::send))
         .route("/v1/sessions/{agent}/{interlocutor}/{channel}/events", get(sessions::events))
+        .route("/v1/sessions/{agent}/{interlocutor}/{channel}/state", get(state::show).put(state::put))
+        .route("/v1/sessions/{agent}/{interlocutor}/{channel}/state/history", get(state::history))
+        .route("/v1/sessions/{agent}/{interlocutor}/{channel}/receipts", post(state::receipt))
+        .route("/v1/turn", get(calls::standing))
+        .route("/v1/turn/commit-point", post(calls::commit_point))
+        .route("/v1/turn/state", get(calls::session_state))
+        .route("/v1/turn/say", post(calls::say))
+        .route("/v1/turn/events", post(calls::event))
+        .route("/v1/turn/artifacts/{phase}", put(calls::put_artifact).get(calls::artifact))
+        .route("/v1/turn/effects", post(calls::begin_effect))
+        .route("/v1/turn/effects/outcome", post(calls::end_effect))
+        .route("/v1/sessions/{agent}/{interlocutor}/{channel}/follow-ups", get(follow_ups::list))
+        .route("/v1/sessions/{agent}/{interlocutor}/{channel}/follow-ups", post(follow_ups::schedule))
+        .route("/v1/follow-ups/{id}", get(follow_ups::show).delete(follow_ups::cancel))
         .route("/v1/messages/{id}", get(messages::show))
         .route("/v1/turns/{id}", get(turns::show))
+        .route("/v1/turns/{id}/replay", post(turns::replay))
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{id}", get(runs::show))
         .route("/v1/runs/{id}/cancel", post(runs::cancel))

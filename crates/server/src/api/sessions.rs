@@ -44,7 +44,7 @@ pub struct Resume {
 /// Streams everything that happens to a session's turns.
 ///
 /// Each event has its durable sequence number as `id`; send the last one as `Last-Event-ID` (or `?after=`) to resume
-/// without a gap, 0 to hear all. Events without an `id` (`reply.delta`, `agent.status`) exist only for those listening.
+/// without a gap, 0 to hear all. Events without an `id` (`turn.window`, `reply.delta`, `agent.status`) exist only for those listening.
 #[utoipa::path(
     get, path = "/v1/sessions/{agent}/{interlocutor}/{channel}/events", tag = "sessions",
     params(

@@ -1,0 +1,114 @@
+//! The documents of sessions and turns: their names, and how they are read.
+
+use mainspring_client::{Client, ClientError, DocumentKey, DocumentRow, RunId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::agent::SessionState;
+use crate::calls::{Artifact, EffectView, PhaseView, Reuse};
+use crate::window::{Cadence, Hint};
+
+/// A session's state: its agent's own.
+pub const STATE: &str = "state";
+/// What the flows remember of a session.
+pub const SESSION: &str = "session";
+/// A phase's result, by turn group and phase.
+pub const ARTIFACT: &str = "artifact";
+/// A side effect, by turn group, tool and key.
+pub const EFFECT: &str = "effect";
+/// How far a segment of a reply got, by its id.
+pub const DELIVERY: &str = "delivery";
+/// The segment that a provider's id stands for, by channel and that id.
+pub const RECEIPT: &str = "receipt";
+
+/// Versions of a session's state that are kept, by turn.
+pub const STATES_KEPT: u32 = 20;
+
+/// What the flows remember of a session between its turns.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionRecord {
+    /// The person's pace.
+    pub cadence: Cadence,
+    /// What the last turn said about the next.
+    pub hint: Option<Hint>,
+    /// Turns completed.
+    pub turns: u64,
+    /// The last of them.
+    pub last_turn: Option<String>,
+    /// When the person last said something, in milliseconds since the Unix epoch.
+    pub last_heard_at: u64,
+    /// The agent the session was handed over to.
+    pub handed_to: Option<String>,
+}
+
+/// The key of a session's document.
+pub fn of_session(kind: &str, session: &str) -> DocumentKey {
+    DocumentKey::new(kind, session)
+}
+
+/// The name of a document of a turn group.
+pub(crate) fn of_group(group: RunId, name: &str) -> String {
+    format!("{group}/{name}")
+}
+
+/// What is remembered of a session, with its version.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn session(client: &Client, session: &str) -> Result<(u64, SessionRecord), ClientError> {
+    let row = client.document(of_session(SESSION, session)).await?;
+    // What an older release wrote and this one does not understand is a session nobody remembers, not an error.
+    Ok(row.map_or_else(Default::default, |row| (row.version, serde_json::from_slice(&row.body).unwrap_or_default())))
+}
+
+/// A session's state.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn state(client: &Client, session: &str) -> Result<SessionState, ClientError> {
+    let row = client.document(of_session(STATE, session)).await?;
+    Ok(row.map_or_else(SessionState::default, |row| SessionState {
+        version: row.version,
+        data: serde_json::from_slice(&row.body).unwrap_or(Value::Null),
+    }))
+}
+
+/// What an attempt begins with: the session's state, and of the turn group the results of phases that may be used again
+/// and the side effects.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn attempt(
+    client: &Client,
+    session: &str,
+    group: RunId,
+) -> Result<(SessionState, Vec<PhaseView>, Vec<EffectView>), ClientError> {
+    let prefix = of_group(group, "");
+    let wanted = [(STATE, session.to_owned()), (ARTIFACT, prefix.clone()), (EFFECT, prefix)];
+    let [states, artifacts, effects] = client.documents_of(wanted).await?;
+    let state = states.first().filter(|(key, _)| key.name == session);
+    let state = state.map_or_else(SessionState::default, |(_, row)| SessionState {
+        version: row.version,
+        data: serde_json::from_slice(&row.body).unwrap_or(Value::Null),
+    });
+    let artifacts = artifacts.iter().filter_map(|(_, row)| serde_json::from_slice::<Artifact>(&row.body).ok());
+    let artifacts = artifacts.filter(|artifact| artifact.reuse != Reuse::Never).map(|artifact| PhaseView {
+        phase: artifact.phase,
+        input_fingerprint: artifact.input_fingerprint,
+        dependency_fingerprint: artifact.dependency_fingerprint,
+        reuse: artifact.reuse,
+        turn_id: artifact.turn_id,
+        reuse_count: artifact.reuse_count,
+    });
+    let effects = effects.iter().filter_map(|(_, row)| serde_json::from_slice(&row.body).ok());
+    Ok((state, artifacts.collect(), effects.collect()))
+}
+
+/// The versions of a session's state that are kept, newest first, each with the turn that wrote it. May lag.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn states(client: &Client, session: &str) -> Result<Vec<DocumentRow>, ClientError> {
+    client.revisions(of_session(STATE, session), STATES_KEPT as usize).await
+}
