@@ -96,9 +96,10 @@ export class Page {
     await this.#call("Input.insertText", { text });
   }
 
-  async press(key, code) {
-    await this.#call("Input.dispatchKeyEvent", { type: "keyDown", key, code: key, windowsVirtualKeyCode: code, text: key === "Enter" ? "\r" : undefined });
-    await this.#call("Input.dispatchKeyEvent", { type: "keyUp", key, code: key, windowsVirtualKeyCode: code });
+  async press(key, code, modifiers = 0) {
+    const of = (type) => ({ type, key, code: key, windowsVirtualKeyCode: code, modifiers });
+    await this.#call("Input.dispatchKeyEvent", { ...of("keyDown"), text: key === "Enter" ? "\r" : undefined });
+    await this.#call("Input.dispatchKeyEvent", of("keyUp"));
   }
 
   /** Writes a message into the chat, and sends it with the Enter key. */

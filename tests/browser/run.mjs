@@ -9,8 +9,10 @@ import { join } from "node:path";
 
 import { chat } from "./checks/chat.mjs";
 import { crash } from "./checks/crash.mjs";
+import { interrupts } from "./checks/interrupts.mjs";
 import { looks } from "./checks/looks.mjs";
 import { runs } from "./checks/runs.mjs";
+import { sessions } from "./checks/sessions.mjs";
 import { Chromium } from "./chromium.mjs";
 import { Expected } from "./expect.mjs";
 import { Server } from "./server.mjs";
@@ -20,7 +22,7 @@ const PATIENCE_MS = 60_000;
 /** The same while proving, where waiting in vain is what usually happens. */
 const PROVING_PATIENCE_MS = 8_000;
 
-const CHECKS = [...chat, ...crash, ...runs, ...looks];
+const CHECKS = [...chat, ...interrupts, ...sessions, ...crash, ...runs, ...looks];
 
 const binary = wanted("MAINSPRING_BINARY");
 const chromium = wanted("CHROMIUM");
@@ -73,14 +75,16 @@ async function main() {
 async function attempt(check, broken) {
   const dir = await mkdtemp(join(scratch, "check-"));
   const patienceMs = broken ? PROVING_PATIENCE_MS : PATIENCE_MS;
-  const server = new Server(binary, dir, { ...check.environment, ...broken?.environment });
+  // What stands outside and has to be there before the server.
+  const outside = await check.outside?.();
+  const server = new Server(binary, dir, { ...check.environment, ...outside?.environment, ...broken?.environment });
   let browser = null;
   let fault = null;
   try {
     await server.start();
     browser = await Chromium.start(chromium, join(dir, "profile"), { patienceMs, patches: broken?.patches ?? [] });
     const pictures = broken ? null : screenshots;
-    await check.run({ server, browser, pictures, open: (options) => browser.page(options), broken: broken?.flag });
+    await check.run({ server, browser, pictures, outside, open: (options) => browser.page(options), broken: broken?.flag });
     const faults = browser.faults();
     if (faults.length) throw new Expected(`the browser complained:\n${faults.join("\n")}`);
   } catch (error) {
@@ -93,6 +97,7 @@ async function attempt(check, broken) {
   } finally {
     await browser?.close();
     await server.kill();
+    outside?.close();
     await rm(dir, { recursive: true, force: true, maxRetries: 5 });
   }
   return fault;

@@ -1,6 +1,6 @@
 // Draws a conversation's items, and changes only what differs from what is drawn.
 
-import { make, now, write } from "./lib.js";
+import { counted, left, make, now, write } from "./lib.js";
 
 // Closer than this to the end, the reader follows the conversation.
 const FOLLOW_PX = 80;
@@ -55,7 +55,10 @@ function create(item, actions) {
     { class: `item ${item.type}`, "data-testid": { message: "message", reply: "reply", draft: "draft" }[item.type] ?? item.type },
     make("p", { class: "bubble" }),
     make("p", { class: "caption" }),
+    make("ul", { class: "trace", "data-testid": "trace" }),
   );
+  // Seen, and said in words beside it.
+  if (item.type === "draft") element.append(make("progress", { class: "wait", "aria-hidden": "true", "data-testid": "wait" }));
   if (item.type === "message") {
     const again = make("button", { type: "button", class: "plain" }, "Try again");
     const discard = make("button", { type: "button", class: "plain" }, "Discard");
@@ -68,19 +71,42 @@ function create(item, actions) {
 }
 
 function update(element, item) {
-  const [bubble, caption, choices] = element.children;
+  const [bubble, caption, trace, last] = element.children;
   const { turn } = item;
   element.dataset.turn = turn?.id ?? "";
   if (item.type === "message") {
     element.dataset.state = item.state;
     element.dataset.entry = item.entryKey ?? "";
-    choices.hidden = item.state !== "refused";
+    last.hidden = item.state !== "refused";
   } else {
     element.dataset.state = turn.state;
   }
   write(bubble, textOf(item));
   bubble.hidden = textOf(item) === "";
   describe(caption, captionOf(item));
+  if (item.type === "draft") countDown(last, turn.window);
+  lines(trace, item);
+}
+
+/** The bar that runs out while the window is open. */
+function countDown(bar, window) {
+  bar.hidden = !window;
+  if (!window) return;
+  bar.max = Math.max(1, window.quiet_ms);
+  bar.value = Math.min(bar.max, Math.max(0, window.until - now()));
+}
+
+/** What is told of a turn beside its words, a line for each. */
+function lines(list, item) {
+  const wanted = [...(item.trace ?? [])];
+  if (item.type === "draft" && item.turn.window) wanted.push({ key: "window", parts: [item.turn.window.explanation] });
+  list.hidden = wanted.length === 0;
+  while (list.children.length > wanted.length) list.lastChild.remove();
+  wanted.forEach(({ key, parts }, nth) => {
+    const line = list.children[nth] ?? list.appendChild(make("li"));
+    line.dataset.told = key;
+    describe(line, parts.map((part) => (part.id ? link(part) : part)));
+  });
 }
 
 function textOf(item) {
@@ -96,13 +122,14 @@ function captionOf(item) {
     case "message":
       return messageCaption(item);
     case "reply":
-      return [link(turn)];
+      return [link(turn), ...deliveryOf(item.reply)];
     case "draft":
       if (!item.connected) return [link(turn), " goes on at the server; this page catches up"];
+      if (turn.window) return [`listening for more, ${left(turn.window.until)}`];
       if (turn.state === "accumulating") return [`listening… ${(Math.max(0, now() - (turn.startedAt ?? now())) / 1_000).toFixed(1)} s`];
       return [turn.status ?? (turn.draft ? "writing…" : "thinking…")];
     case "attempt":
-      return [link(turn), " superseded", turn.reason ? `: ${words(turn.reason)}` : ""];
+      return [link(turn), " superseded", turn.reason ? `: ${words(turn.reason)}` : "", ...heirOf(item)];
     case "note":
       return [link(turn), ` ${turn.state}`];
     default:
@@ -110,7 +137,8 @@ function captionOf(item) {
   }
 }
 
-function messageCaption({ state, problem, turn }) {
+function messageCaption({ state, problem, turn, behind, replayed }) {
+  const again = replayed ? ["sent again, "] : [];
   switch (state) {
     case "sent":
       return ["sending"];
@@ -118,15 +146,37 @@ function messageCaption({ state, problem, turn }) {
       return [`not accepted yet (${problem}), trying again`];
     case "refused":
       return [`refused: ${problem}`];
+    case "queued":
+      // Which turn will have it is not known if it was offered to the one that goes on.
+      return [...again, "queued ", ...(turn === behind.turn ? [] : ["for ", link(turn), ", "]), "behind ", link(behind.turn), `: ${behind.why}`];
     case "accepted":
-      return ["accepted, ", link(turn)];
+      return [...again, "accepted, ", link(turn)];
     default:
-      return ["in ", link(turn)];
+      return [...again, "in ", link(turn), ...(behind ? [", queued behind ", link(behind.turn)] : [])];
   }
 }
 
+/** Where a superseded turn's messages went. */
+function heirOf({ turn, carried }) {
+  if (!turn.supersededBy || !carried) return [];
+  return [`; ${counted(carried, "message")} carried over`];
+}
+
+/** How far a reply got, as far as a channel told: its slowest segment, or that one failed. */
+function deliveryOf({ deliveries, segments }) {
+  const known = [...deliveries.values()];
+  const failed = known.find(({ status }) => status === "failed");
+  if (failed) return [`, ✕ not delivered${failed.error ? `: ${failed.error}` : ""}`];
+  if (known.length === 0) return [];
+  if (known.length < segments) return [`, ✓ ${known.length} of ${segments} sent`];
+  for (const [status, tick] of [["sent", "✓"], ["delivered", "✓✓"], ["read", "✓✓"]]) {
+    if (known.some((one) => one.status === status)) return [`, ${tick} ${status}`];
+  }
+  return [];
+}
+
 function link(turn) {
-  return { turn: turn.id, text: `turn ${turn.number}` };
+  return { turn: turn.id, text: turn.number ? `turn ${turn.number}` : "an earlier turn" };
 }
 
 function words(reason) {

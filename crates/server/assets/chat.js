@@ -45,11 +45,11 @@ function start() {
     // Enter also ends the composition of a character; that one is not ours.
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
-      send();
+      send({ end: event.ctrlKey || event.metaKey });
     }
   });
   setInterval(() => {
-    if (session && session.conversation.latestTurn?.state === "accumulating") draw();
+    if (session && session.conversation.watchedTurn?.state === "accumulating") draw();
   }, LISTENING_TICK_MS);
   open();
   // A phone would cover half the page with its keyboard before anything was read.
@@ -92,7 +92,9 @@ function converse(path) {
       conversation.apply(event, outbox.uncertain);
       if (conversation.watchedTurn) turn.show(conversation.watchedTurn.id);
       turn.apply(event);
-      if (event.name === "reply.sent" && now() - event.at < NEWS_MS) announcer.textContent = event.data.text;
+      // By then the turn has its reply.
+      if (event.name === "turn.completed" && conversation.lacksText(event.turn_id)) read(event.turn_id, conversation);
+      if (now() - event.at < NEWS_MS) announce(event);
       draw();
     },
     onState: (state) => {
@@ -109,11 +111,28 @@ function converse(path) {
   return opened;
 }
 
-function send() {
+/** A reply too long for an event is read from its turn. */
+async function read(turnId, conversation) {
+  try {
+    const response = await fetch(`/v1/turns/${encodeURIComponent(turnId)}`, { headers: { accept: "application/json" } });
+    conversation.fill(turnId, (await response.json()).reply?.text);
+    draw();
+  } catch {
+    // The caption leads to the turn, which has it.
+  }
+}
+
+/** Says to who does not see the page what the others see. */
+function announce({ name, data }) {
+  if (name === "reply.sent" && data.text) announcer.textContent = data.text;
+  if (name === "turn.superseded") announcer.textContent = "The work was begun anew with your message";
+}
+
+function send({ end = false } = {}) {
   const text = composer.value.trim();
   if (!text || !session) return;
   composer.value = "";
-  session.outbox.add(text);
+  session.outbox.add(text, end);
   drawNow();
   log.toEnd();
   composer.focus();

@@ -29,6 +29,16 @@ export function took(ms) {
   return `${Math.floor(ms / DAY_MS)} d ${Math.floor((ms % DAY_MS) / HOUR_MS)} h`;
 }
 
+/** "1 message", "2 messages". */
+export function counted(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** How long until something, for a person who waits for it. */
+export function left(until) {
+  return `${(Math.max(0, until - now()) / SECOND_MS).toFixed(1)} s left`;
+}
+
 /** How long ago something was. */
 export function ago(at) {
   const ageMs = now() - at;
@@ -39,9 +49,10 @@ export function ago(at) {
   return `${Math.floor(ageMs / DAY_MS)} d ago`;
 }
 
-/** Brings every age (`time[data-at]`) and every duration that still lasts (`[data-since]`) below `root` up to date. */
+/** Brings every age (`time[data-at]`), duration that lasts (`[data-since]`) and wait (`[data-until]`) below `root` up to date. */
 export function tick(root = document) {
   for (const element of root.querySelectorAll("time[data-at]")) write(element, ago(Number(element.dataset.at)));
+  for (const element of root.querySelectorAll("[data-until]")) write(element, left(Number(element.dataset.until)));
   // Whole tenths only: figures that change too fast to read say nothing.
   for (const element of root.querySelectorAll("[data-since]")) {
     const ms = now() - Number(element.dataset.since);

@@ -55,8 +55,9 @@ export class LiveTurn {
 
   /** Takes an event of the session in. */
   apply(event) {
-    if (event.turn_id !== this.#turnId) return;
-    if (event.durable) {
+    // The session's state is shown with the turn, whoever changed it.
+    if (event.turn_id !== this.#turnId && event.name !== "session.state_changed") return;
+    if (event.durable || event.name === "turn.window") {
       this.look();
     } else if (event.name === "reply.delta") {
       // The first words mean that a step ended and another began. The words after it mean nothing of the kind.

@@ -52,10 +52,11 @@ export class Outbox {
     return this.#entries.find((entry) => entry.tried && entry.state !== "refused");
   }
 
-  add(text) {
+  /** `end`: nothing more follows for now. */
+  add(text, end = false) {
     const last = this.#entries.at(-1)?.at ?? 0;
     // Later than the one before, even if the clock stands still: the order is the order of writing.
-    const entry = { key: newKey(), text, at: Math.max(now(), last + 1), state: "sent", problem: null, tried: false };
+    const entry = { key: newKey(), text, end, at: Math.max(now(), last + 1), state: "sent", problem: null, tried: false };
     this.#entries.push(entry);
     this.#keep(entry);
     this.#onChange();
@@ -133,7 +134,7 @@ async function post(url, entry) {
     response = await fetch(url, {
       method: "POST",
       headers: { "content-type": "application/json", "idempotency-key": entry.key },
-      body: JSON.stringify({ text: entry.text }),
+      body: JSON.stringify(entry.end ? { text: entry.text, end: true } : { text: entry.text }),
       signal: AbortSignal.timeout(SEND_MAX_MS),
     });
     body = await response.json().catch(() => null);

@@ -8,14 +8,28 @@ const DURABLE = [
   "message.accepted",
   "turn.started",
   "turn.processing",
+  "supersede.decision",
+  "turn.message_absorbed",
+  "artifact.stored",
+  "artifact.reused",
+  "effect.started",
+  "effect.done",
+  "effect.failed",
   "agent.step",
+  "session.state_changed",
+  "session.handed_over",
+  "session.handover_refused",
+  "session.passed_on",
   "reply.sent",
+  "reply.delivered",
+  "reply.read",
+  "reply.failed",
   "turn.completed",
   "turn.superseded",
   "turn.failed",
   "turn.cancelled",
 ];
-const EPHEMERAL = ["reply.delta", "agent.status"];
+const EPHEMERAL = ["turn.window", "reply.delta", "agent.status"];
 
 const RETRY_FIRST_MS = 300;
 const RETRY_MAX_MS = 3_000;
@@ -90,7 +104,9 @@ export class SessionStream {
       if (this.#after !== null && event.seq <= this.#after) return;
       this.#after = event.seq;
     }
-    this.#onEvent({ ...event, name: message.type, data: event.data ?? {}, durable });
+    const data = event.data ?? {};
+    // Receipts and outcomes can come when the turn is over: these are not told by its run, but say whose they are.
+    this.#onEvent({ ...event, name: message.type, turn_id: event.turn_id ?? data.turn_id ?? null, data, durable });
   }
 
   async #lost(source) {

@@ -1,7 +1,8 @@
-// The chat: messages become turns, turns are answered once, and the live turn shows how.
+// The chat: messages become turns, turns are answered once, and the live turn shows how. What becomes of a message that
+// comes while the agent works is checked in `interrupts.mjs`.
 
 import { expect, expectEqual } from "../expect.mjs";
-import { DRAFT, MESSAGE, PANEL, QUIET_MS, TOOL_MS, WATCHABLE, answered, conversation, figures, milliseconds, openChat, timeline } from "./talk.mjs";
+import { CTRL, DRAFT, MESSAGE, PANEL, QUIET_MS, TOOL_MS, TRACE, WATCHABLE, answered, conversation, figures, milliseconds, openChat, timeline } from "./talk.mjs";
 
 const FIVE = ["where is order 1042?", "and 1044?", "I ordered them in March", "a clock and a lamp", "thank you"];
 
@@ -60,6 +61,7 @@ export const chat = [
       expectEqual(texts, ["where is order 1042?", "it is a clock"], "the messages in the panel");
       const titled = (title) => rows.find((row) => row.title === title) ?? expect(false, `the panel should have a row "${title}", it has ${JSON.stringify(rows.map(({ title }) => title))}`);
       const window_ = titled("Window closed: it went quiet");
+      expectEqual(window_.text, `waits ${QUIET_MS} ms: configured ${QUIET_MS}`, "why the window was as long as it was");
       expect(milliseconds(window_.took) >= QUIET_MS, `the window should have lasted ${QUIET_MS} ms at least, it says ${window_.took}`);
       for (const step of ["Agent called", "look up orders", "ask the carrier", "write the answer"]) {
         expect(milliseconds(titled(step).took) !== null && milliseconds(titled(step).at) !== null, `the step "${step}" should say when it was and how long it took: ${JSON.stringify(titled(step))}`);
@@ -88,57 +90,42 @@ export const chat = [
     ],
   },
   {
-    name: "a message typed while the agent works supersedes its work; all of it is answered once",
-    environment: WATCHABLE,
+    name: "the window counts down, says why it is as long as it is, and how it ended",
+    environment: { MAINSPRING_DEV_TOOL_MS: "1500" },
     async run(t) {
+      const why = "waits 1100 ms: web 600, a greeting +500";
       const page = await openChat(t);
-      await page.say("where is order 1042?");
-      await page.sees(`${DRAFT} .caption`, "asking the carrier");
-      await page.say("sorry, I meant 1044");
-      await page.sees(`${PANEL} .title`, "Takes over from turn");
-      const reply = await answered(page, ["where is order 1042?", "sorry, I meant 1044"]);
-      const rows = await timeline(page);
-      expectEqual(rows.filter(({ kind }) => kind === "message").map(({ text }) => text), ["where is order 1042?", "sorry, I meant 1044"], "the messages of the turn that took over");
-      const items = await conversation(page);
-      expectEqual(items.map(({ kind }) => kind), ["message", "message", "attempt", "reply"], "what the conversation holds");
-      expect(items[2].caption.startsWith("turn 1 superseded"), `the stopped work should be called superseded, not "${items[2].caption}"`);
-      expectEqual([items[0].caption, items[1].caption, items[3].caption], ["in turn 2", "in turn 2", "turn 2"], "where everything is said to be");
-      expectEqual(items[3].text, reply.trimEnd(), "the answer");
-      // The stopped work's own page says where it went.
-      await page.click('[data-testid="attempt"] .caption a');
-      await page.sees('[data-testid="turn-state"]', "superseded");
-      await page.sees(".banner", "answers instead");
+      await watchWindow(page);
+      await page.say("hello");
+      await page.sees(`${DRAFT} ${TRACE}`, why);
+      await page.sees(`${DRAFT} ${TRACE}`, `window: it went quiet after 1.10 s (${why})`);
+      await answered(page, ["hello"]);
+      const seen = await page.look(() => window.seen);
+      const left = seen.map(({ caption }) => Number(/listening for more, ([\d.]+) s left/.exec(caption)?.[1] ?? NaN)).filter(Number.isFinite);
+      expect(left.length >= 3 && left[0] > left.at(-1) && left[0] <= 1.1, `the time left should go down from 1.1 s, it was seen as ${left.join(", ")}`);
+      const bars = seen.map(({ bar }) => bar).filter((bar) => bar !== null);
+      expect(bars.length >= 3 && bars[0] > bars.at(-1), `the bar should run out, it was seen at ${bars.join(", ")}`);
+      const panel = seen.map(({ panel }) => panel).filter(Boolean);
+      expect(panel.some((text) => text.includes(why)), `the panel should say why while the window is open, it said ${JSON.stringify(panel)}`);
+      await page.sees(`${PANEL} .badge`, "completed");
+      expectEqual((await timeline(page)).find(({ kind }) => kind === "window")?.text, why, "what the panel says of the window afterwards");
+
+      // Whoever is done need not wait.
+      await page.click('[data-testid="composer"]');
+      await page.type("that is all, where is 1042?");
+      await page.press("Enter", 13, CTRL);
+      await page.sees(`${DRAFT} ${TRACE}`, "you said that nothing follows after 0 ms");
+      await answered(page, ["that is all, where is 1042?"]);
+      await page.sees(`${PANEL} .title`, "Window closed: the person was done");
     },
     breaks: [
-      { why: "the policy is to queue", environment: { MAINSPRING_DEV_ON_MESSAGE: "queue" } },
-      { why: "a superseded turn is not shown as such", patches: [{ file: "conversation.js", from: 'case "turn.superseded":', to: 'case "never":' }] },
-      { why: "messages are said to be in the turn that was stopped", patches: [{ file: "conversation.js", from: "const turn = this.#heir(message.turn)", to: "const turn = message.turn" }] },
-      { why: "the turn's page does not say what answers instead", patches: [{ file: "page", from: "answers instead", to: "" }] },
-    ],
-  },
-  {
-    name: "with the policy to queue, a message typed while the agent works is the next turn's",
-    environment: { ...WATCHABLE, MAINSPRING_DEV_ON_MESSAGE: "queue" },
-    async run(t) {
-      const page = await openChat(t);
-      await page.say("where is order 1042?");
-      await page.sees(`${DRAFT} .caption`, "asking the carrier");
-      const working = await page.look((panel) => document.querySelector(`${panel} article`).dataset.turnId, PANEL);
-      await page.say("and 1044?");
-      await page.until("the second message to be accepted", () => document.querySelectorAll('[data-testid="message"][data-state="accepted"]').length === 1);
-      // The panel stays with the turn that is at work; the next one has not begun.
-      await page.sees(`${PANEL} .draft-text`, "Order 1042");
-      expectEqual(await page.look((panel) => document.querySelector(`${panel} article`).dataset.turnId, PANEL), working, "the turn in the panel");
-      await answered(page, ["where is order 1042?"]);
-      await answered(page, ["and 1044?"]);
-      const items = await conversation(page);
-      const got = items.map(({ kind, caption }) => [kind, caption]);
-      expectEqual(got, [["message", "in turn 1"], ["reply", "turn 1"], ["message", "in turn 2"], ["reply", "turn 2"]], "the conversation");
-    },
-    breaks: [
-      { why: "the policy is to supersede", environment: { MAINSPRING_DEV_ON_MESSAGE: "supersede" } },
-      { why: "the panel turns to a turn that has not begun", patches: [{ file: "conversation.js", from: "begun.find((turn) => UNDER_WAY.includes(turn.state)) ??", to: "[...this.#turns.values()].at(-1) ??" }] },
-      { why: "turns are numbered wrongly", patches: [{ file: "conversation.js", from: "number: this.#count", to: "number: 1" }] },
+      { why: "every window is as long", environment: { MAINSPRING_DEV_QUIET_MS: "1100" } },
+      { why: "nobody hears that a window is open", patches: [{ file: "stream.js", from: '["turn.window", ', to: "[" }] },
+      { why: "the time left stands still", patches: [{ file: "lib.js", from: "Math.max(0, until - now())", to: "Math.max(0, until - until + 1_100)" }] },
+      { why: "the bar stands still", patches: [{ file: "chat-log.js", from: "Math.max(0, window.until - now())", to: "window.quiet_ms" }] },
+      { why: "the panel does not say why while the window is open", patches: [{ file: "page", from: "waits 1100 ms: web 600, a greeting +500", to: "" }] },
+      { why: "it is not said how the window ended", patches: [{ file: "conversation.js", from: "${WINDOW_ENDS[data.ended_by] ?? ", to: "${'' ?? " }] },
+      { why: "the control key ends nothing", patches: [{ file: "outbox.js", from: "entry.end ?", to: "entry.ended ?" }] },
     ],
   },
   {
@@ -189,6 +176,26 @@ function watchDrafts(page) {
     };
     new MutationObserver(look).observe(document.getElementById("items"), { childList: true, subtree: true, characterData: true });
   }, DRAFT);
+}
+
+/** Keeps what is seen of a window while it is open: in the chat and in the panel. */
+function watchWindow(page) {
+  return page.look(
+    (draft, panel) => {
+      window.seen = [];
+      setInterval(() => {
+        const bar = document.querySelector(`${draft} [data-testid="wait"]`);
+        const shown = (element) => element?.checkVisibility();
+        window.seen.push({
+          caption: document.querySelector(`${draft} .caption`)?.textContent ?? "",
+          bar: shown(bar) ? bar.value : null,
+          panel: document.querySelector(`${panel} [data-kind="window"][data-state="pending"] .text`)?.textContent ?? null,
+        });
+      }, 40);
+    },
+    DRAFT,
+    PANEL,
+  );
 }
 
 /** Keeps every state the panel shows. */

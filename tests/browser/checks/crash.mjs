@@ -35,7 +35,8 @@ export const crash = [
       await answered(page, ["are you still there?"]);
       const items = await conversation(page);
       const wanted = [["message", "in turn 1"], ["message", "in turn 1"], ["reply", "turn 1"], ["message", "in turn 2"], ["reply", "turn 2"]];
-      expectEqual(items.map(({ kind, caption }) => [kind, caption]), wanted, "the conversation after the restart");
+      // Whether the last one had to queue depends on who was faster.
+      expectEqual(items.map(({ kind, caption }) => [kind, caption.replace(", queued behind turn 1", "")]), wanted, "the conversation after the restart");
       expect(await page.look(() => window.neverReloaded === true), "the page should have come back without being loaded again");
 
       // The panel shows the last turn by now; the interrupted one has a page.

@@ -5,7 +5,7 @@
 import { join } from "node:path";
 
 import { expect } from "../expect.mjs";
-import { DRAFT, PANEL, answered, openChat } from "./talk.mjs";
+import { DRAFT, PANEL, TRACE, answered, openChat } from "./talk.mjs";
 
 /** WCAG 2.2, 1.4.3: the least contrast of text, and of large text. The body's own text gets more than the least. */
 const CONTRAST_MIN = 4.5;
@@ -25,7 +25,7 @@ const SCREENS = [
 
 export const looks = SCREENS.map((screen) => ({
   name: `every page fits and is readable: ${screen.name}`,
-  environment: { MAINSPRING_DEV_QUIET_MS: "900", MAINSPRING_DEV_TOOL_MS: "900" },
+  environment: { MAINSPRING_DEV_QUIET_MS: "900", MAINSPRING_DEV_TOOL_MS: "3000", MAINSPRING_DEV_WORD_MS: "120" },
   async run(t) {
     const page = await openChat(t, screen);
     const seen = async (name) => {
@@ -37,11 +37,18 @@ export const looks = SCREENS.map((screen) => ({
     for (const text of ["hello, where is order 1042?", "and what about 1044", "I ordered them in March"]) await page.say(text);
     await answered(page, ["hello, where is order 1042?", "and what about 1044", "I ordered them in March"]);
     await page.say("is 1051 on its way too?");
-    await page.sees(`${DRAFT} .caption`, "asking the carrier");
+    await page.sees(`${DRAFT} ${TRACE}`, "waits 900 ms");
+    await seen("chat-window");
+    // Carried over, with what the carrier said.
+    await page.sees(`${DRAFT} .caption`, "writing the answer");
     await page.say("the oilers");
+    await page.sees(`${DRAFT} ${TRACE}`, "used again");
     await page.sees(`${DRAFT} .bubble`, "Order 1051");
+    await page.say("and 1043?");
+    await page.sees('[data-testid="message"][data-state="queued"] .caption', "queued");
     await seen("chat");
     await answered(page, ["is 1051 on its way too?", "the oilers"]);
+    await answered(page, ["and 1043?"]);
     await page.say(LONG);
     await answered(page, [LONG]);
     await page.until("the last turn to be over", (draft) => !document.querySelector(draft), DRAFT);
@@ -49,7 +56,7 @@ export const looks = SCREENS.map((screen) => ({
     if (!screen.phone) await page.sees(`${PANEL} .badge`, "completed");
 
     const turns = await page.look(() => [...new Set([...document.querySelectorAll("#items a")].map((link) => link.getAttribute("href")))]);
-    expect(turns.length === 4, `the conversation should link to its four turns, it links to ${turns.length}`);
+    expect(turns.length === 5, `the conversation should link to its five turns, it links to ${turns.length}`);
     for (const [nth, turn] of turns.entries()) {
       await page.goto(t.server.url + turn);
       await page.sees('[data-testid="turn-state"]');

@@ -81,7 +81,7 @@ export const runs = [
     breaks: [
       { why: "the pages do not say why", patches: [{ file: "page", from: 'data-testid="waiting-for"', to: "hidden" }] },
       { why: "nothing has to wait", environment: { MAINSPRING_DEV_QUIET_MS: "0" } },
-      { why: "cancelling does nothing", patches: [{ file: "run.js", from: 'method: "POST"', to: 'method: "PUT"' }] },
+      { why: "cancelling does nothing", patches: [{ file: "forms.js", from: 'method: "POST"', to: 'method: "PUT"' }] },
       { why: "the page does not refresh", patches: [{ file: "refresh.js", from: "morph(shown, fresh);", to: "" }] },
     ],
   },

@@ -7,6 +7,10 @@ export const REPLY = '[data-testid="reply"] .bubble';
 export const DRAFT = '[data-testid="draft"]';
 export const PANEL = '[data-testid="live-turn"]';
 
+export const TRACE = '[data-testid="trace"]';
+/** The control key, as the browser counts modifiers. */
+export const CTRL = 2;
+
 /** A long window, so that a slow machine's typing still falls into one turn; and an agent whose work can be watched. */
 export const WATCHABLE = { MAINSPRING_DEV_QUIET_MS: "2000", MAINSPRING_DEV_TOOL_MS: "2500" };
 export const QUIET_MS = 2_000;

@@ -31,7 +31,7 @@ const ASSETS: [Asset; 14] = [
     Asset { name: "chat.js", bytes: include_bytes!("../../assets/chat.js"), content_type: JS },
     Asset { name: "live-turn.js", bytes: include_bytes!("../../assets/live-turn.js"), content_type: JS },
     Asset { name: "turn.js", bytes: include_bytes!("../../assets/turn.js"), content_type: JS },
-    Asset { name: "run.js", bytes: include_bytes!("../../assets/run.js"), content_type: JS },
+    Asset { name: "forms.js", bytes: include_bytes!("../../assets/forms.js"), content_type: JS },
 ];
 
 /// FNV-1a, 64 bits (offset basis and prime from draft-eastlake-fnv). It tells releases apart; it protects nothing.

@@ -15,7 +15,12 @@ fn turn(text: &str) -> Value {
     json!({"id": text, "session": text, "agent": text, "interlocutor": text, "channel": text, "state": text,
         "superseded_by": text, "superseded_from": text, "correlation_id": text,
         "messages": [{"id": text, "text": text, "accepted_at": NOW_MS - 3_000}],
-        "accumulation": {"ended_by": text, "waited_ms": 812},
+        "accumulation": {"ended_by": text, "waited_ms": 812, "quiet_ms": 800, "explanation": text},
+        "window": {"until": NOW_MS + 500, "quiet_ms": 800, "explanation": text},
+        "decisions": [{"action": text, "reason": text, "restart_from": text, "at": NOW_MS - 1_000}],
+        "turn_group_id": text, "superseded_before": 1,
+        "artifacts": [{"phase": text, "reuse": text, "turn_id": text, "reuse_count": 2}],
+        "effects": [{"tool": text, "key": text, "policy": text, "status": text, "turn_id": text}],
         "reply": {"id": text, "text": text}, "error": text,
         "started_at": NOW_MS - 3_000, "processing_at": NOW_MS - 2_188, "finished_at": null,
         "steps": [{"position": 1, "kind": text, "name": text, "state": text, "requested_at": NOW_MS - 2_000,
@@ -67,7 +72,14 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
                 interlocutor: own(),
             }),
         ),
-        ("turn", pages.turn(&TurnPage { frame: frame(text), turn: turn(text) })),
+        (
+            "turn",
+            pages.turn(&TurnPage {
+                frame: frame(text),
+                turn: turn(text),
+                state: json!({"version": 3, "data": {text: text}}),
+            }),
+        ),
         (
             "runs",
             pages.runs(&RunsPage {
@@ -152,7 +164,10 @@ fn absent_fields_leave_gaps_not_errors() {
         json!({}),
         json!({"tasks": [{}], "steps": [{}], "messages": [{}], "reply": {}, "state": "running"}),
     ] {
-        assert!(pages.turn(&TurnPage { frame: Frame::default(), turn: value.clone() }).is_ok(), "{value}");
+        assert!(
+            pages.turn(&TurnPage { frame: Frame::default(), turn: value.clone(), state: value.clone() }).is_ok(),
+            "{value}"
+        );
         assert!(pages.run(&RunPage { frame: Frame::default(), run: value.clone() }).is_ok(), "{value}");
         assert!(pages.runs(&RunsPage { list: value.clone(), ..RunsPage::default() }).is_ok(), "{value}");
     }
@@ -173,7 +188,7 @@ fn the_turn_page_tells_what_happened() {
     let mut turn = turn("orders");
     turn["state"] = "processing".into();
     turn["steps"][0]["state"] = "done".into();
-    let html = Pages::new().turn(&TurnPage { frame: frame("acme"), turn }).expect("renders");
+    let html = Pages::new().turn(&TurnPage { frame: frame("acme"), turn, state: json!(null) }).expect("renders");
     for told in [
         r#"data-testid="turn-state">processing<"#,
         "data-unfinished",
@@ -184,8 +199,24 @@ fn the_turn_page_tells_what_happened() {
     ] {
         assert!(html.contains(told), "{told}");
     }
-    // The turn it takes over from, its message, the window, the agent at work, its step, the reply.
-    assert_eq!(html.matches("data-testid=\"step\"").count(), 6);
+    // The turn it takes over from, its message, the window, the agent at work, its step, the decision, the reply.
+    assert_eq!(html.matches("data-testid=\"step\"").count(), 7);
+}
+
+#[test]
+fn only_a_turn_that_failed_offers_to_send_its_messages_again() {
+    let page = |state: &str, messages: Value| {
+        let mut turn = turn("orders");
+        (turn["state"], turn["messages"]) = (state.into(), messages);
+        Pages::new().turn(&TurnPage { frame: frame("acme"), turn, state: json!({"version": 0}) }).expect("renders")
+    };
+    let one = json!([{"id": "m", "text": "hello", "accepted_at": NOW_MS}]);
+    for state in ["failed", "cancelled"] {
+        assert!(page(state, one.clone()).contains("data-testid=\"replay\""), "{state}");
+        assert!(!page(state, json!([])).contains("data-testid=\"replay\""), "{state}");
+    }
+    assert!(!page("completed", one.clone()).contains("data-testid=\"replay\""));
+    assert!(!page("completed", one).contains("Session state"), "there is none");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! A pure function of the turn and the clock. It does not know how a row is drawn.
 
-use mainspring_flows::turn::{AGENT_STEP, SETTINGS_STEP, WINDOW_STEP};
+use mainspring_flows::turn::{AGENT_STEP, DECIDE_STEP, REQUEST_STEP, SESSION_STEP, SETTINGS_STEP, WINDOW_STEP};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use super::filters::{SCALE, along, tail_of};
 pub(super) struct Row {
     /// Tells the row apart when the page is brought up to date.
     key: String,
-    /// `message`, `window`, `agent`, `step`, `reply`, `from` or `end`.
+    /// `message`, `window`, `agent`, `step`, `decision`, `reply`, `from` or `end`.
     kind: &'static str,
     /// `done`, `pending`, `failed`, or how the turn ended.
     state: String,
@@ -29,6 +29,8 @@ pub(super) struct Row {
     took_ms: Option<u64>,
     /// Set while it lasts: when it began.
     since: Option<u64>,
+    /// Set while it lasts and is known to end: when.
+    until: Option<u64>,
     /// The bar, on a scale of a thousand over the whole turn.
     bar_x: u64,
     bar_width: u64,
@@ -70,10 +72,12 @@ pub(super) fn of_turn(turn: &Value, now_ms: u64) -> Vec<Row> {
 
     let mut rows = Vec::new();
     rows.extend(predecessor(turn, &span));
-    rows.extend(list(&turn["messages"]).map(|message| message_row(message, &span)));
+    let took_over = turn["superseded_from"].is_string();
+    rows.extend(list(&turn["messages"]).map(|message| message_row(message, &span, took_over)));
     rows.extend(window(turn, &span));
     rows.extend(agent_at_work(turn, &span));
     rows.extend(steps(turn).map(|step| step_row(step, &span, finished_at)));
+    rows.extend(list(&turn["decisions"]).enumerate().map(|(nth, decision)| decision_row(nth, decision, &span)));
     rows.extend(reply(turn, &span, finished_at));
     rows.extend(end(turn, &span, finished_at));
     // An agent that is a run of its own begins with its steps before it is waited for: by the clock it would come second.
@@ -97,17 +101,22 @@ fn predecessor(turn: &Value, span: &Span) -> Option<Row> {
     })
 }
 
-fn message_row(message: &Value, span: &Span) -> Row {
+fn message_row(message: &Value, span: &Span, took_over: bool) -> Row {
     let at = message["accepted_at"].as_u64().unwrap_or(span.start);
     let row = span.row("message", 1, at, Some(at));
-    // Accepted for a turn that this one took over from: it has no place on this turn's clock.
-    let brought_along = at < span.start;
+    // Accepted before this turn began, it has no place on this turn's clock: another turn had it, or was at work and took
+    // no more.
+    let before = at < span.start;
     Row {
         key: format!("message-{}", text(&message["id"])),
         label: "message".into(),
-        title: if brought_along { "Message brought along".into() } else { "Message accepted".into() },
+        title: match (before, took_over) {
+            (false, _) => "Message accepted".into(),
+            (true, true) => "Message brought along".into(),
+            (true, false) => "Message accepted, and queued for this turn".into(),
+        },
         text: Some(text(&message["text"])),
-        offset_ms: row.offset_ms.filter(|_| !brought_along),
+        offset_ms: row.offset_ms.filter(|_| !before),
         ..row
     }
 }
@@ -119,10 +128,13 @@ fn window(turn: &Value, span: &Span) -> Option<Row> {
         let closed_at =
             turn["processing_at"].as_u64().unwrap_or(span.start.saturating_add(waited_ms.unwrap_or_default()));
         let title = match ended_by {
-            "quiet" => "Window closed: it went quiet",
+            "timeout" => "Window closed: it went quiet",
+            "explicit_signal" => "Window closed: the person was done",
+            "channel_hint" => "Window closed: the channel had bundled the messages",
+            "agent_hint" => "Window closed: the agent expected one message",
             "max_wait" => "Window closed: the longest wait was reached",
             "max_messages" => "Window closed: enough messages had arrived",
-            "no_window" => "No window: answered at once",
+            "no_accumulation" => "No window: answered at once",
             _ => "Window closed",
         };
         (Some(closed_at), title)
@@ -136,17 +148,34 @@ fn window(turn: &Value, span: &Span) -> Option<Row> {
     let order = (to.unwrap_or(span.end), 2);
     let offset_ms = to.map(|closed_at| closed_at.saturating_sub(span.start));
     let since = to.is_none().then_some(span.start);
+    let until = turn["window"]["until"].as_u64().filter(|_| to.is_none());
+    let why = if to.is_some() { &accumulation["explanation"] } else { &turn["window"]["explanation"] };
+    let why = why.as_str().filter(|why| !why.is_empty()).map(str::to_owned);
     let label = accumulation["ended_by"].as_str().unwrap_or("window").replace('_', " ");
-    Some(Row { key: "window".into(), label, title: title.into(), offset_ms, took_ms: waited_ms, since, order, ..row })
+    Some(Row {
+        key: "window".into(),
+        label,
+        title: title.into(),
+        text: why,
+        offset_ms,
+        took_ms: waited_ms,
+        since,
+        until,
+        order,
+        ..row
+    })
 }
+
+/// Steps of the turn itself of which other rows tell.
+const OWN_STEPS: [&str; 5] = [SETTINGS_STEP, WINDOW_STEP, REQUEST_STEP, DECIDE_STEP, SESSION_STEP];
 
 /// The steps worth telling a person. Left out is what other rows say already: that messages were received, how the window
 /// ended, what was emitted, and how the agent came to be asked. The run's page has the journal whole.
 fn steps(turn: &Value) -> impl Iterator<Item = &Value> {
     let asking = turn["agent_run"].as_str().map(|run| format!("run {run}"));
     list(&turn["steps"]).filter(move |step| match step["kind"].as_str() {
-        Some("receive" | "peek" | "close" | "emit") => step["state"] == "failed",
-        Some("run") => step["name"] != WINDOW_STEP && step["name"] != SETTINGS_STEP,
+        Some("receive" | "peek" | "close" | "emit" | "begin" | "commit") => step["state"] == "failed",
+        Some("run") => !OWN_STEPS.iter().any(|own| step["name"] == *own),
         Some("spawn") => asking.is_none() || step["detail"].as_str() != asking.as_deref(),
         _ => true,
     })
@@ -197,6 +226,26 @@ fn step_row(step: &Value, span: &Span, finished_at: Option<u64>) -> Row {
         took_ms: completed_at.map(|at| at.saturating_sub(from)),
         since: (completed_at.is_none() && finished_at.is_none()).then_some(from),
         ..row
+    }
+}
+
+/// What became of messages that came while the agent worked.
+fn decision_row(nth: usize, decision: &Value, span: &Span) -> Row {
+    let at = decision["at"].as_u64().unwrap_or(span.end);
+    let title = match decision["action"].as_str() {
+        Some("supersede") => "A message came: begun anew in another turn",
+        Some("absorb") => "A message came: absorbed, begun anew in this turn",
+        Some("queue") => "A message came: queued for the next turn",
+        Some("force_complete") => "A message came: this attempt is completed first",
+        _ => "A message came",
+    };
+    let from = decision["restart_from"].as_str().map(|phase| format!(", from phase {phase}")).unwrap_or_default();
+    Row {
+        key: format!("decision-{nth}"),
+        label: "decision".into(),
+        title: title.into(),
+        text: Some(format!("{}{from}", text(&decision["reason"]))).filter(|text| !text.is_empty()),
+        ..span.row("decision", 4, at, Some(at))
     }
 }
 
@@ -264,7 +313,7 @@ mod tests {
         let rows = of_turn(
             &json!({"state": "completed", "started_at": 1_000, "processing_at": 1_800, "finished_at": 3_000,
                 "messages": [{"id": "m2", "text": "two", "accepted_at": 1_300}, {"id": "m1", "text": "one", "accepted_at": 1_000}],
-                "accumulation": {"ended_by": "quiet", "waited_ms": 800},
+                "accumulation": {"ended_by": "timeout", "waited_ms": 800, "explanation": "waits 500 ms: web 500"},
                 "reply": {"id": "r", "text": "hello"},
                 "steps": [{"position": 1, "kind": "run", "name": "look_up", "state": "done", "requested_at": 2_000, "completed_at": 2_500, "detail": null}]}),
             9_000,
@@ -293,6 +342,7 @@ mod tests {
         let rows = of_turn(
             &json!({"agent_run": "r1", "steps": [step(0, "receive", ""), step(1, "run", "window"), step(2, "emit", "turn.processing"),
                 json!({"position": 3, "kind": "spawn", "name": "orders-agent", "detail": "run r1"}), step(4, "run", "agent"), step(5, "close", ""),
+                step(3, "run", "request"), step(3, "begin", "agent"), step(5, "commit", ""),
                 step(6, "spawn", "deliver"), step(7, "run", "look up orders")]}),
             9,
         );
@@ -321,6 +371,19 @@ mod tests {
             900,
         );
         assert_eq!((rows[0].kind, rows[1].title.as_str(), rows[1].offset_ms), ("from", "Message brought along", None));
+        let open =
+            json!({"state": "accumulating", "started_at": 1_000, "window": {"until": 2_100, "explanation": "why"}});
+        let rows = of_turn(&open, 1_500);
+        assert_eq!((rows[0].until, rows[0].text.as_deref()), (Some(2_100), Some("why")));
+        let queued = json!({"started_at": 500, "messages": [{"id": "m1", "text": "one", "accepted_at": 100}]});
+        assert_eq!(of_turn(&queued, 900)[0].title, "Message accepted, and queued for this turn");
+        let decided =
+            json!({"started_at": 1, "decisions": [{"action": "absorb", "reason": "policy: absorb", "at": 5}]});
+        let rows = of_turn(&decided, 9);
+        assert_eq!(
+            (rows[0].kind, rows[0].offset_ms, rows[0].text.as_deref()),
+            ("decision", Some(4), Some("policy: absorb"))
+        );
         let rows = of_turn(&json!({"state": "superseded", "started_at": 1, "superseded_by": "t2"}), 0);
         assert_eq!((rows[0].kind, rows[0].turn.as_deref()), ("end", Some("t2")));
         assert!(

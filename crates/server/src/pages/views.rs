@@ -104,6 +104,8 @@ pub struct TurnPage {
     pub frame: Frame,
     /// What `GET /v1/turns/{id}` answers.
     pub turn: serde_json::Value,
+    /// The state of its session as it is now: what an agent is given, `version` and `data`.
+    pub state: serde_json::Value,
 }
 
 /// `GET /runs`.
