@@ -259,20 +259,24 @@ async fn an_agent_workflow_that_fails_or_hangs_fails_the_turn() {
     use mainspring_flows::{AgentAnswer, AgentRequest};
     let mut settings = crate::harness::workflow("moody");
     settings.timeout = Duration::from_millis(400);
-    let setup = Setup::new().agent("moody", settings).offer(|worker| {
-        worker.function(WorkflowDef::single("moody", true), |ctx: Context, request: AgentRequest| async move {
-            match request.messages[0].text.as_str() {
-                "fail" => return Err(Failure::Final("no mood".to_owned())),
-                "hang" => drop(ctx.wait_signal::<Value>("never", None).await?),
-                "panic" => panic!("no nerves"),
-                _ => {}
-            }
-            Ok::<_, Failure>(AgentAnswer { text: "fine".to_owned(), data: None })
-        })
-    });
+    let setup =
+        Setup::new().agent("moody", crate::harness::workflow("moody")).agent("hasty", settings).offer(|worker| {
+            worker.function(WorkflowDef::single("moody", true), |ctx: Context, request: AgentRequest| async move {
+                match request.messages[0].text.as_str() {
+                    "fail" => return Err(Failure::Final("no mood".to_owned())),
+                    "hang" => drop(ctx.wait_signal::<Value>("never", None).await?),
+                    "panic" => panic!("no nerves"),
+                    _ => {}
+                }
+                Ok::<_, Failure>(AgentAnswer::text("fine"))
+            })
+        });
     let server = setup.start().await;
-    let session = server.user().await.session("moody", "ann");
-    for (text, reason) in [("fail", "no mood"), ("hang", "400 ms"), ("panic", "no nerves")] {
+    let user = server.user().await;
+    for (agent, text, reason) in
+        [("moody", "fail", "no mood"), ("hasty", "hang", "400 ms"), ("moody", "panic", "no nerves")]
+    {
+        let session = user.session(agent, "ann");
         let turn = session.send(text).await;
         let failed = session.user.turn_ended(&turn).await;
         assert_eq!(failed["state"], "failed");
@@ -280,6 +284,7 @@ async fn an_agent_workflow_that_fails_or_hangs_fails_the_turn() {
         let run = session.user.run(failed["agent_run"].as_str().expect("a run")).await;
         assert!(!run["finished_at"].is_null(), "it does not outlive its turn: {run:#}");
     }
+    let session = user.session("moody", "ann");
     let fine = session.send("fine").await;
     assert_eq!(session.user.turn_ended(&fine).await["state"], "completed");
 }

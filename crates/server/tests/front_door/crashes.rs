@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
 use mainspring_client::{Context, Failure, WorkflowDef};
+use mainspring_flows::window::WindowRules;
 use mainspring_flows::{AgentSettings, OnMessage};
 use serde_json::{Value, json};
 
@@ -125,8 +125,9 @@ async fn a_turn_survives_one_crash_after_the_other() {
 async fn a_window_goes_on_after_a_crash_and_takes_what_comes_later() {
     for how in [End::Crash, End::CrashWithOldTables] {
         let agent = Agent::echo().await;
-        let long = Duration::from_secs(600);
-        let settings = AgentSettings { quiet: long, max_wait: long, messages_max: 3, ..http(agent.url()) };
+        let long = 600_000;
+        let window = WindowRules { max_wait_ms: long, messages_max: 3, ..WindowRules::fixed(long) };
+        let settings = AgentSettings { window, ..http(agent.url()) };
         let server = Setup::new().agent("echo", settings).start().await;
         let (server, turn) = end(server, how, async |server| {
             let session = server.user().await.session("echo", "ann");
@@ -145,12 +146,15 @@ async fn a_window_goes_on_after_a_crash_and_takes_what_comes_later() {
 #[tokio::test]
 async fn a_window_that_ended_while_the_server_was_down_ends_at_once() {
     let agent = Agent::echo().await;
-    let settings = AgentSettings { quiet: Duration::from_millis(700), ..http(agent.url()) };
+    let settings = AgentSettings { window: WindowRules::fixed(700), ..http(agent.url()) };
     let server = Setup::new().agent("echo", settings).start().await;
     let (server, turn) =
         end(server, End::Crash, async |server| server.user().await.session("echo", "ann").send("one").await).await;
     let turn = server.user().await.turn_ended(&turn).await;
-    assert_eq!((&turn["accumulation"]["ended_by"], &turn["reply"]["text"]), (&json!("quiet"), &json!("you said: one")));
+    assert_eq!(
+        (&turn["accumulation"]["ended_by"], &turn["reply"]["text"]),
+        (&json!("timeout"), &json!("you said: one"))
+    );
 }
 
 #[tokio::test]

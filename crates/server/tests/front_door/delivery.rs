@@ -32,7 +32,11 @@ async fn a_reply_is_posted_with_its_id_and_again_with_the_same_after_a_failure()
     let runs = session.user.runs("workflow=deliver-reply").await;
     assert_eq!(runs.len(), 1);
     let run = session.user.run_in_state(runs[0]["id"].as_str().expect("an id"), "completed").await;
-    assert_eq!((&run["tasks"][0]["attempt"], &run["input"]["turn_id"]), (&json!(2), &turn["id"]));
+    assert_eq!((&run["tasks"][0]["attempt"], &run["input"]["turn_id"]), (&json!(1), &turn["id"]));
+    let journal = run["tasks"][0]["journal"].as_array().expect("a journal");
+    let tries: Vec<_> = journal.iter().filter(|step| step["name"] == "post").map(|step| &step["detail"]).collect();
+    assert_eq!(tries.len(), 2, "its tries are steps of its journal: {journal:#?}");
+    assert!(tries[0].as_str().is_some_and(|detail| detail.contains("500")), "{tries:?}");
     assert_eq!(endpoint.asked().len(), 2);
 }
 

@@ -1,5 +1,7 @@
 //! The same request twice is the same message.
 
+use mainspring_flows::AgentSettings;
+use mainspring_flows::window::WindowRules;
 use reqwest::Method;
 use serde_json::json;
 
@@ -59,20 +61,47 @@ async fn a_key_belongs_to_its_session() {
 }
 
 #[tokio::test]
-async fn the_providers_id_recognises_a_repeat_and_the_header_beats_it() {
-    let (_server, session) = session().await;
+async fn a_providers_id_is_the_same_message_whatever_it_says_and_whatever_key_it_comes_with() {
+    let (server, session) = session().await;
     let body = json!({ "text": "hello", "message_id": "wa-1" });
     let first = session.send_body(&body).await.ok();
-    let again = session.send_body(&body).await.ok();
+    assert_eq!(first["duplicate"], false);
+    // Providers repeat what was edited meanwhile under the same id; and a key names a request, not a message.
+    let again = [
+        session.send_body(&body).await,
+        session.send_body(&json!({ "text": "other", "message_id": "wa-1" })).await,
+        session.send_with_key("k9", &body).await,
+        session.send_with_key("k9", &body).await,
+    ];
+    for again in again {
+        assert_eq!(again.status, 202, "{}", again.text);
+        assert_eq!((&again.body["duplicate"], &again.body["message_id"]), (&json!(true), &first["message_id"]));
+    }
+    // Another id is another message, and so is the same id of another session.
+    let other = session.send_body(&json!({ "text": "hello", "message_id": "wa-2" })).await.ok();
+    assert_eq!(other["duplicate"], false);
+    let theirs = session.user.session("echo", "ben").send_body(&body).await.ok();
+    assert_eq!(theirs["duplicate"], false);
+    assert_eq!(session.turns().await.iter().flat_map(texts_of).collect::<Vec<_>>(), ["hello", "hello"]);
+
+    let server = server.restart().await;
+    let session = server.user().await.session("echo", "ann");
+    let again = session.send_body(&json!({ "text": "later", "message_id": "wa-1" })).await.ok();
     assert_eq!((&again["duplicate"], &again["message_id"]), (&json!(true), &first["message_id"]));
-    let conflict = session.send_body(&json!({ "text": "other", "message_id": "wa-1" })).await;
-    conflict.problem(409, "idempotency_conflict");
-    // With a header of its own it is another request, whatever the body says.
-    let third = session.send_with_key("k9", &body).await.ok();
-    assert_eq!(third["duplicate"], false);
-    let fourth = session.send_with_key("k9", &body).await.ok();
-    assert_eq!((&fourth["duplicate"], &fourth["message_id"]), (&json!(true), &third["message_id"]));
-    assert_eq!(session.turns().await.iter().flat_map(texts_of).count(), 2);
+}
+
+#[tokio::test]
+async fn one_message_of_a_turn_that_ended_long_ago_is_known_by_itself() {
+    let agent = Agent::echo().await;
+    let window = WindowRules { messages_max: 2, ..WindowRules::fixed(30_000) };
+    let server = Setup::new().agent("echo", AgentSettings { window, ..http(agent.url()) }).start().await;
+    let session = server.user().await.session("echo", "ann");
+    let first = session.send_body(&json!({ "text": "one", "message_id": "wa-1" })).await.ok();
+    session.send_body(&json!({ "text": "two", "message_id": "wa-2" })).await.ok();
+    session.user.turn_ended(first["turn_id"].as_str().expect("a turn")).await;
+    let again = session.send_body(&json!({ "text": "one", "message_id": "wa-1" })).await.ok();
+    assert_eq!((&again["duplicate"], &again["turn_id"]), (&json!(true), &first["turn_id"]));
+    assert_eq!((session.turns().await.len(), agent.asked().len()), (1, 1));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use mainspring_server::auth::{COOKIE, Scope};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 
-use crate::harness::{Agent, Answer, Server, Setup, TENANT_A, User, http};
+use crate::harness::{Agent, Answer, Server, Setup, TENANT_A, User, http, status};
 
 const HOSTILE: &str = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}";
 
@@ -200,6 +200,29 @@ async fn the_cancel_button_works_without_scripts_and_only_from_here() {
     assert_eq!((led.status, led.header("location").to_owned()), (303, format!("/runs/{turn}")));
     let ended = user.turn_ended(&turn).await;
     assert_eq!((&ended["state"], &ended["error"]), (&json!("cancelled"), &json!("enough")));
+}
+
+#[tokio::test]
+async fn a_failed_turns_messages_are_sent_again_without_scripts_and_only_from_here() {
+    let agent = Agent::start(|_| async { status(400) }).await;
+    let server = Setup::new().agent("bad", http(agent.url())).start().await;
+    let user = server.user().await;
+    let turn = user.session("bad", "ann").send("hello").await;
+    assert_eq!(user.turn_ended(&turn).await["state"], "failed");
+    let path = format!("/turns/{turn}/replay");
+    assert!(page(&user, &format!("/turns/{turn}")).await.text.contains(&path));
+    let press = |site: &str| browse(&user, Method::POST, &path).header("sec-fetch-site", site);
+    assert_eq!(Answer::of(press("cross-site")).await.status, 403);
+    // Twice is as once: the same messages, in the same turn.
+    let mut led = Vec::new();
+    for _ in 0..2 {
+        let pressed = Answer::of(press("same-origin")).await;
+        assert_eq!(pressed.status, 303, "{}", pressed.text);
+        led.push(pressed.header("location").to_owned());
+    }
+    assert_eq!(led[0], led[1]);
+    let again = user.turn_ended(led[0].trim_start_matches("/turns/")).await;
+    assert_eq!((again["state"].as_str(), again["messages"][0]["text"].as_str()), (Some("failed"), Some("hello")));
 }
 
 #[tokio::test]

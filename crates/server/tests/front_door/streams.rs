@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mainspring_flows::AgentSettings;
+use mainspring_flows::window::WindowRules;
 use reqwest::Method;
 use serde_json::json;
 
@@ -86,7 +88,9 @@ async fn many_listeners_of_one_busy_session_hear_the_same_in_the_same_order() {
         answer(&reply(&asked))
     })
     .await;
-    let server = Setup::new().agent("echo", http(agent.url())).start().await;
+    // Few messages in a turn, so that there are many turns however they come.
+    let window = WindowRules { messages_max: 3, ..WindowRules::off() };
+    let server = Setup::new().agent("echo", AgentSettings { window, ..http(agent.url()) }).start().await;
     let session = server.user().await.session("echo", "ann");
     let mut listening = tokio::task::JoinSet::new();
     for nth in 0..10 {

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use mainspring_flows::window::WindowRules;
 use mainspring_flows::{AgentSettings, OnMessage};
 use serde_json::{Value, json};
 
-use crate::harness::{Agent, Session, Setup, answer, http, reply, texts_of};
+use crate::harness::{Agent, Gate, Session, Setup, answer, http, reply, texts_of};
 
 fn superseding(url: &str) -> AgentSettings {
     AgentSettings { on_message: OnMessage::Supersede, ..http(url) }
@@ -37,6 +38,9 @@ async fn a_message_during_the_work_cuts_the_request_and_the_next_turn_has_all_me
     let superseded = session.user.turn_ended(&first).await;
     assert_eq!(superseded["state"], "superseded");
     assert!(superseded["reply"].is_null());
+    assert_eq!(superseded["decisions"].as_array().map(Vec::len), Some(1));
+    let decision = &superseded["decisions"][0];
+    assert_eq!((&decision["action"], &decision["reason"]), (&json!("supersede"), &json!("policy: supersede")));
     let second = session.user.turn_ended(superseded["superseded_by"].as_str().expect("a successor")).await;
     assert_eq!(second["superseded_from"], first.as_str());
     assert_eq!((&second["state"], texts_of(&second)), (&json!("completed"), vec!["one".to_owned(), "two".into()]));
@@ -51,31 +55,67 @@ async fn a_message_during_the_work_cuts_the_request_and_the_next_turn_has_all_me
 
 #[tokio::test]
 async fn a_chain_of_interruptions_leads_to_one_answer_to_everything() {
-    let agent = answers_only_with("m5").await;
+    let agent = answers_only_with("m3").await;
     let server = Setup::new().agent("slow", superseding(agent.url())).start().await;
     let session = server.user().await.session("slow", "ann");
     let first = session.send("m0").await;
-    for nth in 1..=5 {
+    for nth in 1..=3 {
         agent.asked_times(nth).await;
         session.send(&format!("m{nth}")).await;
     }
     let last = session.user.turn_after_all(&first).await;
-    assert_eq!(texts_of(&last), ["m0", "m1", "m2", "m3", "m4", "m5"]);
+    assert_eq!(texts_of(&last), ["m0", "m1", "m2", "m3"]);
     let turns = session.turns().await;
     let states: Vec<_> = turns.iter().map(|turn| turn["state"].as_str().expect("a state")).collect();
-    assert_eq!(states, ["superseded", "superseded", "superseded", "superseded", "superseded", "completed"]);
+    assert_eq!(states, ["superseded", "superseded", "superseded", "completed"]);
     for pair in turns.windows(2) {
         assert_eq!((&pair[0]["superseded_by"], &pair[1]["superseded_from"]), (&pair[1]["id"], &pair[0]["id"]));
     }
-    agent.cut_times(5).await;
-    assert_eq!(agent.asked().len(), 6);
+    assert!(turns.iter().all(|turn| turn["turn_group_id"] == first.as_str()), "one chain, one group: {turns:#?}");
+    agent.cut_times(3).await;
+    assert_eq!(agent.asked().len(), 4);
+}
+
+#[tokio::test]
+async fn a_chain_that_was_begun_anew_often_enough_is_completed_and_what_comes_is_queued() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let agent = Agent::start(move |asked| {
+        let held = held.clone();
+        async move {
+            held.passed().await;
+            answer(&reply(&asked))
+        }
+    })
+    .await;
+    let server = Setup::new().agent("slow", superseding(agent.url())).start().await;
+    let session = server.user().await.session("slow", "ann");
+    let first = session.send("m0").await;
+    for nth in 1..=4 {
+        agent.asked_times(nth).await;
+        session.send(&format!("m{nth}")).await;
+    }
+    // The fourth finds a turn that is completed in any case.
+    let shown = session.show().await;
+    assert_eq!(shown["pending_messages"], 1, "{shown:#}");
+    assert_eq!(agent.asked_times(4).await[3].body["restart"]["count"], 3);
+    gate.open();
+    let last = session.user.turn_after_all(&first).await;
+    assert_eq!(texts_of(&last), ["m0", "m1", "m2", "m3"]);
+    let turns = session.turns().await;
+    let states: Vec<_> = turns.iter().map(|turn| turn["state"].as_str().expect("a state")).collect();
+    assert_eq!(states, ["superseded", "superseded", "superseded", "completed", "completed"]);
+    assert_eq!(texts_of(&turns[4]), ["m4"]);
+    assert_eq!((&turns[4]["turn_group_id"], &turns[4]["superseded_before"]), (&turns[4]["id"], &json!(0)));
+    agent.cut_times(3).await;
+    assert_eq!(agent.asked().len(), 5);
 }
 
 #[tokio::test]
 async fn more_messages_than_fit_one_turn_are_still_answered_when_messages_interrupt() {
     let agent = Agent::echo().await;
-    let settings = AgentSettings { messages_max: 3, quiet: Duration::from_secs(600), ..superseding(agent.url()) };
-    let settings = AgentSettings { max_wait: Duration::from_secs(2), ..settings };
+    let window = WindowRules { messages_max: 3, max_wait_ms: 2_000, ..WindowRules::fixed(600_000) };
+    let settings = AgentSettings { window, ..superseding(agent.url()) };
     let server = Setup::new().agent("echo", settings).start().await;
     let session = server.user().await.session("echo", "ann");
     for nth in 0..8 {
@@ -95,7 +135,7 @@ async fn an_agent_that_is_a_workflow_is_cancelled_when_its_turn_is_superseded() 
             if request.messages.len() < 2 {
                 ctx.wait_signal::<Value>("never", None).await?;
             }
-            Ok::<_, Failure>(AgentAnswer { text: format!("{} messages", request.messages.len()), data: None })
+            Ok::<_, Failure>(AgentAnswer::text(format!("{} messages", request.messages.len())))
         })
     });
     let server = setup.start().await;

@@ -1,17 +1,16 @@
 //! Messages become turns, and each turn is answered once.
 
-use std::time::Duration;
-
 use mainspring_client::{Context, Failure, WorkflowDef};
-use mainspring_flows::{AgentAnswer, AgentRequest, AgentSettings};
+use mainspring_flows::window::WindowRules;
+use mainspring_flows::{AgentAnswer, AgentRequest, AgentSettings, OnMessage};
 use serde_json::json;
 
-use crate::harness::{Agent, Gate, Setup, answer, http, reply, texts_of, workflow};
+use crate::harness::{Agent, Desk, Gate, Setup, answer, http, reply, texts_of, workflow};
 
 #[tokio::test]
 async fn five_quick_messages_become_one_turn_in_order_answered_once() {
     let agent = Agent::echo().await;
-    let settings = AgentSettings { quiet: Duration::from_millis(1_500), ..http(agent.url()) };
+    let settings = AgentSettings { window: WindowRules::fixed(1_500), ..http(agent.url()) };
     let server = Setup::new().agent("echo", settings).start().await;
     let session = server.user().await.session("echo", "ann");
     let mut events = session.events(0).await;
@@ -26,7 +25,7 @@ async fn five_quick_messages_become_one_turn_in_order_answered_once() {
     let turn = session.user.turn_ended(&turns[0]).await;
     assert_eq!(turn["state"], "completed");
     assert_eq!(texts_of(&turn), texts);
-    assert_eq!(turn["accumulation"]["ended_by"], "quiet");
+    assert_eq!(turn["accumulation"]["ended_by"], "timeout");
     assert!(turn["accumulation"]["waited_ms"].as_u64() >= Some(1_500), "{}", turn["accumulation"]);
     assert_eq!(turn["reply"]["text"], "you said: one | two | three | four | five");
     assert_eq!(agent.asked().len(), 1);
@@ -43,6 +42,31 @@ async fn five_quick_messages_become_one_turn_in_order_answered_once() {
     assert_eq!(shown["turns"].as_array().expect("turns").len(), 1);
     assert_eq!(shown["turns"][0]["message_count"], 5);
     assert_eq!(shown["pending_messages"], 0);
+}
+
+#[tokio::test]
+async fn an_open_window_says_how_long_it_waits_and_why_and_so_does_a_closed_one() {
+    let agent = Agent::echo().await;
+    let rules = WindowRules { base_ms: Some(2_000), ..WindowRules::default() };
+    let settings = AgentSettings { window: rules, ..http(agent.url()) };
+    let server = Setup::new().agent("echo", settings).start().await;
+    let session = server.user().await.session("echo", "ann");
+    let mut events = session.events(0).await;
+
+    let turn = session.send("hello").await;
+    let heard = events.until("turn.window", &turn).await;
+    let told = &heard.last().expect("told").data["data"];
+    let shown = session.user.turn(&turn).await;
+    let why = "waits 2500 ms: configured 2000, a greeting +500";
+    assert_eq!((&shown["window"], &shown["window"]["explanation"]), (told, &json!(why)));
+    assert_eq!(shown["window"]["until"], shown["messages"][0]["accepted_at"].as_u64().expect("a time") + 2_500);
+    assert!(heard.last().expect("told").id.is_none(), "it is for those listening, and recorded nowhere");
+
+    session.send_body(&json!({ "text": "that is all", "end": true })).await;
+    let ended = session.user.turn_ended(&turn).await;
+    assert!(ended["window"].is_null());
+    assert_eq!(ended["accumulation"]["ended_by"], "explicit_signal");
+    assert!(!ended["accumulation"]["explanation"].as_str().expect("why").is_empty());
 }
 
 #[tokio::test]
@@ -85,8 +109,8 @@ async fn a_message_during_the_work_goes_to_the_next_turn_whose_id_it_was_promise
 #[tokio::test]
 async fn a_turn_is_complete_at_its_largest_number_and_the_rest_is_the_next() {
     let agent = Agent::echo().await;
-    let settings = AgentSettings { quiet: Duration::from_secs(600), messages_max: 3, ..http(agent.url()) };
-    let settings = AgentSettings { max_wait: Duration::from_secs(600), ..settings };
+    let window = WindowRules { messages_max: 3, max_wait_ms: 600_000, ..WindowRules::fixed(600_000) };
+    let settings = AgentSettings { window, ..http(agent.url()) };
     let server = Setup::new().agent("echo", settings).start().await;
     let session = server.user().await.session("echo", "ann");
     for nth in 0..6 {
@@ -101,7 +125,8 @@ async fn a_turn_is_complete_at_its_largest_number_and_the_rest_is_the_next() {
 #[tokio::test]
 async fn a_turn_is_complete_after_its_longest_wait_however_busy_the_typing() {
     let agent = Agent::echo().await;
-    let settings = AgentSettings { quiet: Duration::from_secs(600), max_wait: Duration::from_millis(300), ..http("") };
+    let settings =
+        AgentSettings { window: WindowRules { max_wait_ms: 300, ..WindowRules::fixed(600_000) }, ..http("") };
     let settings = AgentSettings { kind: http(agent.url()).kind, ..settings };
     let server = Setup::new().agent("echo", settings).start().await;
     let session = server.user().await.session("echo", "ann");
@@ -144,7 +169,7 @@ async fn an_agent_that_is_a_durable_function_answers_and_shows_its_steps() {
         worker.function(WorkflowDef::single("steps-agent", true), |ctx: Context, request: AgentRequest| async move {
             let found: String = ctx.run("look up", || async { Ok("found".to_owned()) }).await?;
             let text = format!("{found}: {}", request.messages[0].text);
-            Ok::<_, Failure>(AgentAnswer { text, data: None })
+            Ok::<_, Failure>(AgentAnswer::text(text))
         })
     });
     let server = setup.start().await;
@@ -185,4 +210,102 @@ async fn a_live_turn_that_is_cancelled_ends_so_and_the_session_goes_on() {
     let second = session.send("two").await;
     let second = session.user.turn_ended(&second).await;
     assert_eq!((&second["state"], texts_of(&second)), (&json!("completed"), vec!["two".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_messages_that_come_at_once_are_one_turn() {
+    let agent = Agent::echo().await;
+    let window = WindowRules { messages_max: 4, ..WindowRules::fixed(30_000) };
+    let server = Setup::new().agent("echo", AgentSettings { window, ..http(agent.url()) }).start().await;
+    let user = server.user().await;
+    for nth in 0..10 {
+        let session = user.session("echo", &format!("person-{nth}"));
+        let mut sending = tokio::task::JoinSet::new();
+        for text in ["a", "b", "c", "d"] {
+            let session = session.clone();
+            sending.spawn(async move { session.send(text).await });
+        }
+        let turns = sending.join_all().await;
+        assert!(turns.iter().all(|turn| *turn == turns[0]), "{turns:?}");
+        let mut texts = texts_of(&user.turn_ended(&turns[0]).await);
+        texts.sort();
+        assert_eq!(texts, ["a", "b", "c", "d"]);
+        assert_eq!(session.turns().await.len(), 1);
+    }
+    assert_eq!(agent.asked().len(), 10);
+}
+
+#[tokio::test]
+async fn a_turn_goes_on_as_it_began_when_the_configuration_changes_and_the_next_has_the_new_one() {
+    let (old, new) = (Desk::start().await, Desk::start().await);
+    let setup = |desk: &Desk, on_message| Setup::new().agent("desk", AgentSettings { on_message, ..http(desk.url()) });
+    let server = setup(&old, OnMessage::Absorb).start().await;
+    let turn = server.user().await.session("desk", "ann").send("one").await;
+    old.asked(0).await;
+    let server = server.restart_with(setup(&new, OnMessage::Queue)).await;
+    let session = server.user().await.session("desk", "ann");
+    old.asked(1).await;
+    session.send("two").await;
+    let absorbed = old.asked(2).await;
+    assert_eq!((&absorbed.body["turn_id"], absorbed.texts()), (&json!(turn), vec!["one".to_owned(), "two".into()]));
+    old.say(2, "as before");
+    assert_eq!(session.user.turn_ended(&turn).await["reply"]["text"], "as before");
+    new.say(0, "as configured");
+    let turn = session.send("three").await;
+    assert_eq!(session.user.turn_ended(&turn).await["reply"]["text"], "as configured");
+    // An agent that is gone fails its turns and says so.
+    let server = server.restart_with(Setup::new().agent("another", http(new.url()))).await;
+    let session = server.user().await.session("desk", "ann");
+    session.send_body(&json!({ "text": "four" })).await.problem(404, "agent_unknown");
+}
+
+#[tokio::test]
+async fn a_follow_up_that_was_outdated_when_its_turn_began_is_not_told_to_the_agent() {
+    // H-74, in the very last moment: the person's message was decided about before the follow-up's.
+    use mainspring_client::SendOptions;
+    use mainspring_flows::{MessageBody, MessageKind, turn};
+    let desk = Desk::start().await;
+    let server = Setup::new().agent("desk", http(desk.url())).start().await;
+    let session = server.user().await.session("desk", "ann");
+    let first = session.send("I am here").await;
+    let heard_at = desk.asked(0).await.body["messages"][0]["accepted_at"].as_u64().expect("a time");
+    let client = server.state().client(crate::harness::TENANT_A);
+    let key = session.show().await["session"].as_str().expect("a key").to_owned();
+    let follow_up = async |since: u64| {
+        let body = MessageBody {
+            text: "are you still there?".to_owned(),
+            kind: MessageKind::FollowUp,
+            only_if_silent_since_ms: Some(since),
+            ..MessageBody::default()
+        };
+        let sent = client.send(turn::WORKFLOW, &key, &body, SendOptions::default()).await;
+        sent.expect("it is accepted").run.to_string()
+    };
+    // Alone in its turn: the turn ends and says nothing.
+    let outdated = follow_up(heard_at - 1).await;
+    desk.say(0, "hello");
+    session.user.turn_ended(&first).await;
+    let ended = session.user.turn_ended(&outdated).await;
+    assert_eq!((&ended["state"], &ended["reply"]["text"]), (&json!("completed"), &json!("")));
+    let heard = session.events(0).await.until("turn.completed", &outdated).await;
+    let named = |name: &str| heard.iter().filter(|event| event.name == name).count();
+    assert_eq!((named("turn.outdated"), named("reply.sent")), (1, 1));
+    assert_eq!(desk.times(), 1);
+
+    // With a message of the person: only that is told.
+    let third = session.send("one more").await;
+    desk.asked(1).await;
+    follow_up(heard_at).await;
+    session.send("and another").await;
+    desk.say(1, "yes");
+    desk.say(2, "yes");
+    session.user.turn_ended(&third).await;
+    assert_eq!(desk.asked(2).await.texts(), ["and another"]);
+
+    // And one that is not outdated is.
+    let now = server.state().engine().world().now_ms();
+    desk.say(3, "Still there?");
+    let due = follow_up(now + 60_000).await;
+    assert_eq!(session.user.turn_ended(&due).await["reply"]["text"], "Still there?");
+    assert_eq!(desk.asked(3).await.body["messages"][0]["kind"], "follow_up");
 }

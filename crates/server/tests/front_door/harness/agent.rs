@@ -1,5 +1,6 @@
 //! An HTTP endpoint with a script: an agent, or what replies are delivered to.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,11 +28,18 @@ pub(crate) struct Asked {
     pub(crate) nth: usize,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
+    /// The body as it came.
+    pub(crate) raw: Bytes,
 }
 
 impl Asked {
     pub(crate) fn texts(&self) -> Vec<String> {
         super::texts_of(&self.body)
+    }
+
+    /// What entitles to calls on behalf of this attempt.
+    pub(crate) fn token(&self) -> &str {
+        self.body["token"].as_str().expect("a token")
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
@@ -125,10 +133,10 @@ impl Down {
 }
 
 async fn asked(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
-    let body = serde_json::from_slice(&body).expect("it is asked in JSON");
+    let (raw, body) = (body.clone(), serde_json::from_slice(&body).expect("it is asked in JSON"));
     let asked = {
         let mut all = shared.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = Asked { nth: all.len(), headers, body };
+        let asked = Asked { nth: all.len(), headers, body, raw };
         all.push(asked.clone());
         asked
     };
@@ -162,6 +170,54 @@ impl Gate {
 
     pub(crate) async fn passed(&self) {
         let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
+}
+
+/// An agent that holds every request until the test answers it.
+pub(crate) struct Desk {
+    agent: Agent,
+    answers: Arc<watch::Sender<HashMap<usize, Value>>>,
+}
+
+impl Desk {
+    pub(crate) async fn start() -> Desk {
+        let answers = Arc::new(watch::Sender::new(HashMap::<usize, Value>::new()));
+        let given = answers.clone();
+        let agent = Agent::start(move |asked| {
+            let mut given = given.subscribe();
+            async move {
+                let answers = given.wait_for(|answers| answers.contains_key(&asked.nth)).await.expect("it lives");
+                Json(answers[&asked.nth].clone()).into_response()
+            }
+        });
+        Desk { agent: agent.await, answers }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        self.agent.url()
+    }
+
+    /// The request, counted from 0, once it has come.
+    pub(crate) async fn asked(&self, nth: usize) -> Asked {
+        self.agent.asked_times(nth + 1).await.swap_remove(nth)
+    }
+
+    /// The requests of one type so far.
+    pub(crate) fn asked_of(&self, kind: &str) -> Vec<Asked> {
+        self.agent.asked().into_iter().filter(|asked| asked.body["type"] == kind).collect()
+    }
+
+    pub(crate) fn times(&self) -> usize {
+        self.agent.asked().len()
+    }
+
+    /// Answers a request, also one that has not come yet.
+    pub(crate) fn answer(&self, nth: usize, answer: Value) {
+        self.answers.send_modify(|answers| drop(answers.insert(nth, answer)));
+    }
+
+    pub(crate) fn say(&self, nth: usize, text: &str) {
+        self.answer(nth, json!({ "text": text }));
     }
 }
 

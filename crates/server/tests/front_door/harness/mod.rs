@@ -5,7 +5,7 @@ mod server;
 mod stream;
 mod user;
 
-pub(crate) use agent::{Agent, Asked, Gate, answer, ndjson, reply, status, stream_of};
+pub(crate) use agent::{Agent, Asked, Desk, Gate, answer, ndjson, reply, status, stream_of};
 pub(crate) use server::{Server, Setup, TENANT_A, TENANT_B, http, workflow};
 pub(crate) use stream::{Heard, Stream};
 pub(crate) use user::{Answer, Session, User, texts_of};

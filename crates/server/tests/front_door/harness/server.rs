@@ -9,7 +9,8 @@ use mainspring_core::limit::Limits;
 use mainspring_core::row::TokenRow;
 use mainspring_core::{Command, Table, TokenId};
 use mainspring_engine::{Engine, EngineOptions};
-use mainspring_flows::{AgentKind, AgentSettings, Agents, OnMessage};
+use mainspring_flows::window::WindowRules;
+use mainspring_flows::{AgentKind, AgentSettings, Agents, OnMessage, TurnDoor};
 use mainspring_server::api::tokens;
 use mainspring_server::auth::Scope;
 use mainspring_server::{AppState, Keys, ServerOptions};
@@ -47,7 +48,7 @@ pub(crate) fn workflow(name: &str) -> AgentSettings {
 fn settings(kind: AgentKind) -> AgentSettings {
     AgentSettings {
         on_message: OnMessage::Queue,
-        quiet: Duration::ZERO,
+        window: WindowRules::off(),
         retry: RetryPolicy {
             attempts_max: 3,
             backoff: Duration::from_millis(10),
@@ -225,7 +226,9 @@ async fn wire(setup: Setup, dir: PathBuf) -> (String, Wired) {
         let put = Command::PutTenant { name: name.to_owned() };
         engine.submit(tenant, put).await.expect("the tenant is there");
         let client = Client::new(engine.clone(), tenant);
-        let worker = mainspring_flows::offer(Worker::new(client.clone(), "flows"), &client, &agents, outgoing.clone());
+        let door = TurnDoor { tokens: keys.turn_tokens().clone(), calls_url: format!("{url}/v1/turn") };
+        let worker = Worker::new(client.clone(), "flows");
+        let worker = mainspring_flows::offer(worker, &client, &agents, outgoing.clone(), door);
         workers.push((setup.offer)(worker).start().await.expect("the worker starts"));
         let tokens: Vec<(u128, TokenRow)> =
             engine.read(tenant, move |reader| reader.all(tenant, Table::Token)).await.expect("the tokens are read");

@@ -52,12 +52,20 @@ impl User {
         Answer::of(self.request(Method::POST, path).json(body)).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::PUT, path).json(body)).await
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::DELETE, path)).await
     }
 
     pub(crate) fn session(&self, agent: &str, interlocutor: &str) -> Session {
-        let path = format!("/v1/sessions/{agent}/{interlocutor}/web");
+        self.session_on(agent, interlocutor, "web")
+    }
+
+    pub(crate) fn session_on(&self, agent: &str, interlocutor: &str, channel: &str) -> Session {
+        let path = format!("/v1/sessions/{agent}/{interlocutor}/{channel}");
         Session { user: self.clone(), path }
     }
 
