@@ -21,6 +21,8 @@ enum Which {
     Http,
     /// Tasks over the wire Hatchet's SDKs speak.
     Hatchet,
+    /// Turns of many sessions, with an agent in process.
+    Turns,
     /// Time to ready and memory of an idle server.
     Idle,
 }
@@ -30,9 +32,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         Which::Engine => "engine",
         Which::Http => "http",
         Which::Hatchet => "hatchet",
+        Which::Turns => "turns",
         Which::Idle => "idle",
     };
-    if !matches!(args.which, Which::Engine) {
+    if !matches!(args.which, Which::Engine | Which::Turns) {
         workspace.release_binary()?;
     }
     let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "mainspring-bench", "--bin", bin]);

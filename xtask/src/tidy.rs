@@ -33,7 +33,17 @@ const ALLOWED: [(&str, &[&str]); 12] = [
         "mainspring-sim",
         &["mainspring-core", "mainspring-store", "mainspring-engine", "mainspring-client", "mainspring-flows"],
     ),
-    ("mainspring-bench", &["mainspring-core", "mainspring-store", "mainspring-engine", "mainspring-hatchet"]),
+    (
+        "mainspring-bench",
+        &[
+            "mainspring-core",
+            "mainspring-store",
+            "mainspring-engine",
+            "mainspring-client",
+            "mainspring-flows",
+            "mainspring-hatchet",
+        ],
+    ),
     ("xtask", &[]),
 ];
 /// What core may use: nothing that could read a clock, do I/O or draw a random number.

@@ -4,19 +4,22 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainspring_client::{KeyRule, KeyStrategy, RetryRule, RunId, TaskDef, TenantId, WorkflowDef};
+use mainspring_client::{
+    Admission, Client, Guard, KeyRule, KeyStrategy, PutDocument, RetryRule, RunId, TaskDef, TenantId, WorkflowDef,
+};
 use mainspring_core::command::Idempotency;
 use mainspring_core::id::fingerprint;
 use mainspring_core::place::{Comparator, LabelValue, LabelWish, SLOT};
 use mainspring_core::rate::RateUse;
 use mainspring_core::workflow::When;
-use mainspring_core::{Command, Reply, Start};
-use mainspring_flows::SessionKey;
+use mainspring_core::{Command, Refusal, Reply, Start};
+use mainspring_flows::follow_up::{Due, OnMessage, Payload};
+use mainspring_flows::{FollowUp, SessionKey, records};
 use serde_json::json;
 
+use crate::agents::{AGENTS, channel_of, settings};
 use crate::books::marker;
 use crate::chance::Chance;
-use crate::functions::AGENTS;
 use crate::host::Host;
 use crate::link::{Answered, call};
 use crate::scripts;
@@ -115,41 +118,202 @@ pub async fn set_up(host: Host, tenant: TenantId, version: u64) {
     }
 }
 
+/// The session of a person, and which agent it is with.
+fn session_of(host: &Host, tenant: TenantId, session: u64) -> (SessionKey, usize) {
+    let nth = ((host.sim().plan().agent + tenant.0 as u64 + session / 2) % AGENTS.len() as u64) as usize;
+    let key = SessionKey {
+        tenant,
+        agent: AGENTS[nth].0.to_owned(),
+        interlocutor: format!("person-{session}"),
+        channel: channel_of(nth).to_owned(),
+    };
+    (key, nth)
+}
+
+/// A message of a person, under its provider's id.
+#[derive(Clone)]
+struct Letter {
+    tenant: TenantId,
+    session: SessionKey,
+    agent: usize,
+    name: String,
+    text: String,
+    /// Whether its agent's limits hold for it.
+    limited: bool,
+}
+
+impl Letter {
+    /// As it is sent; again under the same name only if `named`.
+    fn command(&self, text: &str, named: bool) -> Command {
+        let payload = Bytes::from(json!({ "text": text }).to_string());
+        let settings = settings(self.agent);
+        let mut admission =
+            if self.limited { settings.protection.admission(&self.session) } else { Admission::default() };
+        admission.once = Some((format!("provider {}", self.name), settings.message_id_ttl.as_millis() as u64));
+        let idempotency =
+            named.then(|| Idempotency { key: format!("message {}", self.name), body: fingerprint([&payload[..]]) });
+        let key = self.session.to_string();
+        Command::SendMessage { admission: Box::new(admission), workflow: "turn".to_owned(), key, idempotency, payload }
+    }
+
+    /// Sends it until it is taken, or there is too much of it. Answers whether it was taken.
+    async fn send(&self, host: &Host, chance: &mut Chance, command: &Command) -> bool {
+        loop {
+            match call(host, chance, self.tenant, command.clone()).await {
+                Answered::Yes(Reply::Accepted { message, run, .. }) => {
+                    let (text, key) = (&self.text, self.session.to_string());
+                    host.sim().trace(format_args!("message {text:?} is accepted as {message} for {run}"));
+                    host.sim().lock().books.message_accepted(self.tenant.0, &key, text, (message.0, run.0));
+                    let tenant = self.tenant;
+                    let row = |process: &crate::pump::Process| process.engine.reader(tenant).message(tenant, message);
+                    look(host, row, || format!("message {message}"));
+                    return true;
+                }
+                Answered::Yes(other) => {
+                    host.sim().violated(format!("a message was answered with {other:?}"));
+                    return false;
+                }
+                Answered::No(Refusal::TooFast { .. }) => {
+                    host.sim().sometimes("a message was refused: too many in a minute");
+                    return false;
+                }
+                Answered::No(Refusal::Full { .. }) => host.sim().sometimes("a message was refused: too many wait"),
+                Answered::No(Refusal::Crowded { .. }) => {
+                    host.sim().sometimes("a message was refused: too many turns");
+                }
+                Answered::No(refusal) => {
+                    if !matches!(refusal.code(), "workflow_unknown" | "tenant_unknown") {
+                        host.sim().violated(format!("a message was refused: {refusal}"));
+                        return false;
+                    }
+                }
+                Answered::Unknown => {}
+            }
+            if host.sim().has_failed() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(1 + chance.below(ASK_AGAIN_MS))).await;
+        }
+    }
+}
+
 /// One person writing in one session, who waits for each message to be accepted before the next.
 pub async fn write(host: Host, tenant: TenantId, session: u64) {
     let mut chance = host.sim().fork();
-    let (agent, ..) = AGENTS[((tenant.0 as u64 + session) % AGENTS.len() as u64) as usize];
-    let key = SessionKey {
-        tenant,
-        agent: agent.to_owned(),
-        interlocutor: format!("person-{session}"),
-        channel: "web".to_owned(),
-    };
-    let key = key.to_string();
+    let (key, agent) = session_of(&host, tenant, session);
+    let mut taken = Vec::new();
     for nth in 0..host.sim().plan().messages {
         // Some messages come in quick succession, so that a turn has several.
         let pause = if chance.permille(500) { 5 } else { host.sim().plan().pause_ms };
         host.sim().pause(&mut chance, pause).await;
-        let text = format!("{}message {session}.{nth}.", marker(tenant.0));
-        let payload = Bytes::from(json!({ "text": text }).to_string());
-        let command = Command::SendMessage {
-            workflow: "turn".to_owned(),
-            key: key.clone(),
-            idempotency: Some(Idempotency {
-                key: format!("message {session}.{nth}"),
-                body: fingerprint([&payload[..]]),
-            }),
-            payload,
-        };
-        let times = if chance.permille(100) { 2 } else { 1 };
-        for _ in 0..times {
-            if let Some(Reply::Accepted { message, run, .. }) = insist(&host, &mut chance, tenant, &command).await {
-                host.sim().trace(format_args!("message {text:?} is accepted as {message} for {run}"));
-                host.sim().lock().books.message_accepted(tenant.0, &key, &text, (message.0, run.0));
-                let row = |process: &crate::pump::Process| process.engine.reader(tenant).message(tenant, message);
-                look(&host, row, || format!("message {message}"));
+        let (name, text) = (format!("{session}.{nth}"), format!("{}message {session}.{nth}.", marker(tenant.0)));
+        let letter = Letter { tenant, session: key.clone(), agent, name, text, limited: true };
+        let command = letter.command(&letter.text, true);
+        if letter.send(&host, &mut chance, &command).await {
+            if chance.permille(100) {
+                letter.send(&host, &mut chance, &command).await;
             }
+            if chance.permille(100) {
+                letter.come_again(&host, &mut chance).await;
+            }
+            taken.push(letter);
         }
+    }
+    if host.sim().plan().late_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(host.sim().plan().late_ms)).await;
+        for letter in taken {
+            host.sim().sometimes("a provider sent a message again minutes later");
+            letter.come_again(&host, &mut chance).await;
+        }
+    }
+}
+
+impl Letter {
+    /// The provider sends it once more, and nothing but its id is the same.
+    async fn come_again(&self, host: &Host, chance: &mut Chance) {
+        let again = self.command(&format!("{} (again)", self.text), false);
+        self.send(host, chance, &again).await;
+    }
+}
+
+/// Bursts of messages by somebody who types fast, over an hour.
+pub async fn type_fast(host: Host, tenant: TenantId, session: u64) {
+    let mut chance = host.sim().fork();
+    let (key, agent) = session_of(&host, tenant, session);
+    let (bursts, hour_ms) = (host.sim().plan().messages, host.sim().plan().chaos_ms);
+    let mut nth = 0;
+    for burst in 0..bursts {
+        let at = hour_ms / bursts * burst + chance.below(hour_ms / bursts * 9 / 10);
+        tokio::time::sleep(Duration::from_millis(at.saturating_sub(host.sim().now()))).await;
+        for _ in 0..chance.between(1, 6) {
+            tokio::time::sleep(Duration::from_millis(chance.between(150, 2_500))).await;
+            let (name, text) = (format!("{session}.{nth}"), format!("{}message {session}.{nth}.", marker(tenant.0)));
+            let letter = Letter { tenant, session: key.clone(), agent, name, text, limited: false };
+            let command = letter.command(&letter.text, true);
+            if letter.send(&host, &mut chance, &command).await && chance.permille(20) {
+                letter.come_again(&host, &mut chance).await;
+            }
+            nth += 1;
+        }
+    }
+}
+
+/// An operator who changes a session's state now and then, and looks at it before.
+pub async fn operate(host: Host, tenant: TenantId, session: u64) {
+    let mut chance = host.sim().fork();
+    let key = session_of(&host, tenant, session).0.to_string();
+    for nth in 0..host.sim().plan().operators {
+        host.sim().pause(&mut chance, 2_000).await;
+        let Some(process) = host.current() else { continue };
+        let client = Client::new(process.engine.clone(), tenant);
+        let state = tokio::select! {
+            biased;
+            () = process.ended.wait() => continue,
+            state = records::state(&client, &key) => state,
+        };
+        let Ok(state) = state else { continue };
+        let says = json!({ "who": marker(tenant.0), "over": state.version, "operator": nth });
+        host.sim().lock().books.operator_writes(tenant.0, &key, says.clone());
+        let put = PutDocument {
+            key: records::of_session(records::STATE, &key),
+            expect: Some(state.version),
+            body: Bytes::from(says.to_string()),
+            ttl_ms: None,
+            history: records::STATES_KEPT,
+        };
+        let command = Command::PutDocument { put, fence: None, guard: Guard::default(), event: None };
+        let _ = call(&host, &mut chance, tenant, command).await;
+    }
+}
+
+/// Schedules follow-ups of a session.
+pub async fn follow_up(host: Host, tenant: TenantId, session: u64) {
+    let mut chance = host.sim().fork();
+    let key = session_of(&host, tenant, session).0.to_string();
+    for nth in 0..host.sim().plan().follow_ups {
+        host.sim().pause(&mut chance, 2_000).await;
+        let follow_up = FollowUp {
+            session: key.clone(),
+            due: Due::AfterSilence { ms: chance.between(100, 3_000) },
+            payload: Payload { text: format!("{}follow-up {session}.{nth}.", marker(tenant.0)), data: None },
+            on_message: *chance.pick(&[OnMessage::Cancel, OnMessage::Reschedule, OnMessage::Keep]),
+            expires_at_ms: None,
+            quiet_hours: None,
+            time_zone: None,
+            name: None,
+        };
+        let input = Bytes::from(json!(follow_up).to_string());
+        let start = Start {
+            workflow: "follow-up".to_owned(),
+            key: Some(key.clone()),
+            idempotency: Some(Idempotency {
+                key: format!("follow-up {session}.{nth}"),
+                body: fingerprint([&input[..]]),
+            }),
+            input,
+            ..Start::default()
+        };
+        insist(&host, &mut chance, tenant, &Command::StartRun { start }).await;
     }
 }
 
@@ -216,7 +380,8 @@ pub async fn tell(host: Host, tenant: TenantId) {
         host.sim().pause(&mut chance, 2 * host.sim().plan().pause_ms).await;
         let data = Bytes::from(json!({ "text": format!("{}event {nth}.", marker(tenant.0)) }).to_string());
         let scope = Some(format!("order-{}", chance.below(2)));
-        let event = Command::EmitEvent { name: "paid".to_owned(), scope, data, metadata: None, priority: None };
+        let event =
+            Command::EmitEvent { name: "paid".to_owned(), scope, data, metadata: None, priority: None, fence: None };
         let _ = call(&host, &mut chance, tenant, event).await;
         if chance.permille(100) {
             set_up(host.clone(), tenant, 1 + nth).await;

@@ -8,22 +8,14 @@ use mainspring_client::{
     Worker, WorkflowDef,
 };
 use mainspring_core::Command;
-use mainspring_flows::{AgentAnswer, AgentKind, AgentRequest, AgentSettings, Agents, OnMessage};
+use mainspring_flows::{AgentCall, Agents, Decision, TurnDoor, TurnTokens};
 use serde_json::{Value, json};
 
+use crate::agents::{self, AGENTS, settings};
 use crate::chance::Chance;
 use crate::host::Host;
-use crate::outside::{SimOutside, answer_to, note_asked};
+use crate::outside::SimOutside;
 use crate::pump::Process;
-
-/// Agents of every tenant: their name, whether they are asked outside or are functions, and what a message does that
-/// comes while they work.
-pub const AGENTS: [(&str, bool, OnMessage); 4] = [
-    ("asked-queue", true, OnMessage::Queue),
-    ("asked-supersede", true, OnMessage::Supersede),
-    ("function-queue", false, OnMessage::Queue),
-    ("function-supersede", false, OnMessage::Supersede),
-];
 
 /// Registers and offers everything for every tenant, until the process ends.
 pub async fn offer(host: Host, process: Arc<Process>) {
@@ -50,10 +42,11 @@ async fn offer_one(
     let client = Client::new(process.engine.clone(), tenant);
     client.submit_patiently(Command::PutTenant { name: format!("tenant {}", tenant.0) }).await?;
     let agents =
-        Agents::new(AGENTS.map(|(name, asked, on_message)| (tenant, name.to_owned(), agent(asked, on_message))));
+        Agents::new(AGENTS.iter().enumerate().map(|(nth, (name, ..))| (tenant, (*name).to_owned(), settings(nth))));
     let idle = Duration::from_millis(host.sim().plan().idle_ms);
     let worker = Worker::new(client.clone(), "built-in flows").idle_after(idle);
-    let worker = mainspring_flows::offer(worker, &client, &agents, outside);
+    let door = TurnDoor { tokens: TurnTokens::new([7; 32]), calls_url: "http://server/v1/turn".to_owned() };
+    let worker = mainspring_flows::offer(worker, &client, &agents, outside, door);
     let def = |name: &str| {
         let mut def = WorkflowDef::single(name, true);
         def.tasks[0].retry = RetryRule { attempts_max: 4, backoff_ms: 50, backoff_percent: 200, backoff_max_ms: 500 };
@@ -61,33 +54,11 @@ async fn offer_one(
     };
     let (a, b, c) = (Own::of(host, process), Own::of(host, process), Own::of(host, process));
     worker
-        .function(def("agent-function"), move |ctx, request: AgentRequest| agent_function(a.clone(), ctx, request))
+        .function(def("agent-function"), move |ctx, call: AgentCall| agent_function(a.clone(), ctx, call))
         .function(def("saga"), move |ctx, input: Value| saga(b.clone(), ctx, input))
         .function(def("drift"), move |ctx, input: Value| drift(c.clone(), ctx, input))
         .start()
         .await
-}
-
-fn agent(asked: bool, on_message: OnMessage) -> AgentSettings {
-    let kind = if asked {
-        AgentKind::Http { url: "http://agent".to_owned() }
-    } else {
-        AgentKind::Workflow { name: "agent-function".to_owned() }
-    };
-    AgentSettings {
-        on_message,
-        quiet: Duration::from_millis(150),
-        max_wait: Duration::from_millis(700),
-        messages_max: 4,
-        timeout: Duration::from_secs(2),
-        retry: RetryPolicy {
-            attempts_max: 4,
-            backoff: Duration::from_millis(100),
-            backoff_max: Duration::from_millis(400),
-        },
-        deliver_url: Some("http://channel".to_owned()),
-        ..AgentSettings::new(kind)
-    }
 }
 
 /// What a function has of its own: the process it is part of, and chance.
@@ -123,12 +94,31 @@ impl Own {
     }
 }
 
-async fn agent_function(own: Own, ctx: Context, request: AgentRequest) -> Result<AgentAnswer, Failure> {
-    note_asked(&own.host, &request);
+/// An agent that is a function: between its own steps it does what agents do.
+async fn agent_function(own: Own, ctx: Context, call: AgentCall) -> Result<Value, Failure> {
+    let request = match call {
+        AgentCall::Turn(request) => *request,
+        AgentCall::Decide(asked) => {
+            let mut chance = own.host.sim().fork();
+            own.host.sim().pause(&mut chance, 60).await;
+            return Ok(json!(Decision::new(*chance.pick(&asked.allowed), "simulated")));
+        }
+        AgentCall::Stop(_) => return Ok(Value::Null),
+    };
     own.once(&ctx, "look up", 60).await?;
     ctx.sleep(Duration::from_millis(100)).await?;
-    own.once(&ctx, "compose", 60).await?;
-    Ok(answer_to(&request.session, &request.turn_id))
+    ctx.run("work", || async {
+        if own.process.has_ended() {
+            std::future::pending::<()>().await;
+        }
+        let chance = own.host.sim().fork();
+        let answer = agents::work(own.host.clone(), request.clone(), chance).await;
+        if own.process.has_ended() {
+            std::future::pending::<()>().await;
+        }
+        answer.map(|answer| json!(answer)).map_err(|error| Failure::retryable(error.to_string()))
+    })
+    .await
 }
 
 /// Steps, a sleep, a child, an event, a signal, a step that fails now and then: which of them, its input says.

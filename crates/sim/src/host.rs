@@ -219,6 +219,7 @@ impl Host {
                 continue;
             }
             self.0.sim.trace(format_args!("process {} ends: {how:?}", one.number));
+            self.0.sim.lock().books.crashed();
             self.0.disk.crash(one.number, how);
             one.engine.hub().forget_everybody();
         }

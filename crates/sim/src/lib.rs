@@ -7,8 +7,9 @@
 //!
 //! Reading order: [`plan`] (what a seed is like), [`run`] (from seed to verdict), [`host`] and [`pump`] (a machine, its
 //! processes and the steps they take), then the actors: [`clients`], [`workers`], [`judge`], [`functions`],
-//! [`outside`], and [`books`], which is told of everything and trusts nobody.
+//! [`agents`], [`outside`], and [`books`], which is told of everything and trusts nobody.
 
+pub mod agents;
 pub mod books;
 pub mod chance;
 pub mod clients;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use mainspring_sim::books::marks;
-use mainspring_sim::run::{Outcome, needed_faults, simulate};
+use mainspring_sim::books::{Counts, marks};
+use mainspring_sim::run::{Outcome, needed_faults, simulate, simulate_hour};
 
 /// Seeds that once broke a promise.
 const SAVED: &str = include_str!("../seeds.txt");
@@ -40,6 +40,12 @@ struct Args {
     /// Run each seed once only, and no saved ones: quicker, for a bug that is known to be there.
     #[arg(long)]
     once: bool,
+    /// Run an hour of 10,000 sessions of fast typists, in ten deployments.
+    #[arg(long)]
+    hour: bool,
+    /// Sessions of each deployment of that hour.
+    #[arg(long, default_value_t = 1_000)]
+    sessions: u64,
     /// Go on after a broken promise, and count them.
     #[arg(long)]
     keep_going: bool,
@@ -48,6 +54,7 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let broken = match args.seed {
+        _ if args.hour => hour(&args),
         Some(seed) => one(seed, args.trace, args.lines),
         None if args.once => many(&args),
         None => saved(args.lines) + many(&args),
@@ -56,6 +63,50 @@ fn main() -> anyhow::Result<()> {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// Deployments of a long run.
+const HOURS: u64 = 10;
+
+/// Runs an hour of each of several deployments, once.
+fn hour(args: &Args) -> u64 {
+    let (from, threads) = (args.from.unwrap_or(1), threads_of(args));
+    let seeds = args.seed.map_or(from..from + HOURS, |seed| seed..seed + 1);
+    let (next, sum, begun) = (AtomicU64::new(seeds.start), Mutex::new((Counts::default(), 0)), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let started = Instant::now();
+                    let outcome = simulate_hour(seed, args.sessions);
+                    let of = outcome.counts;
+                    let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    sum.0.add(of);
+                    let took = started.elapsed().as_secs_f64();
+                    println!("hour {seed}: {took:.0} s, {of:?}");
+                    if let Some(violation) = outcome.violation {
+                        println!("hour {seed} breaks a promise: {violation}");
+                        sum.1 += 1;
+                    }
+                }
+            });
+        }
+    });
+    let (of, broken) = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (sessions, took) = (args.sessions * (seeds.end - seeds.start), begun.elapsed().as_secs_f64());
+    println!(
+        "{sessions} sessions, {} messages, {} turns ({} superseded, {} absorbed, {} failed), {} segments, {} ends of a \
+         process, in {took:.0} s",
+        of.messages, of.turns, of.superseded, of.absorbed, of.failed, of.replies, of.crashes
+    );
+    if broken == 0 {
+        println!("0 messages lost, 0 answered twice, order kept");
+    }
+    broken
 }
 
 /// Runs the seeds that are kept.
@@ -87,7 +138,7 @@ fn one(seed: u64, show: bool, lines: usize) -> u64 {
     }
     verdict(seed, &outcome, &again).map_or_else(
         || {
-            let (messages, runs) = outcome.counts;
+            let Counts { messages, runs, .. } = outcome.counts;
             println!(
                 "seed {seed} is fine: {messages} messages, {runs} runs, {} steps, {:.1} simulated s, hash {:016x}",
                 outcome.steps,
@@ -129,13 +180,17 @@ struct Tally {
     broken: Vec<(u64, String)>,
 }
 
+fn threads_of(args: &Args) -> usize {
+    args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
+}
+
 fn many(args: &Args) -> u64 {
     let by_clock =
         || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |t| t.as_secs() * 1_000_000);
     let from = args.from.unwrap_or_else(by_clock);
     let until = args.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
     let count = if until.is_some() { u64::MAX } else { args.seeds };
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let threads = threads_of(args);
     let (next, stop, tally) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Tally::default()));
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -154,8 +209,8 @@ fn many(args: &Args) -> u64 {
                     tally.seeds += 1;
                     tally.simulated_ms += outcome.simulated_ms;
                     tally.steps += outcome.steps;
-                    tally.messages += outcome.counts.0 as u64;
-                    tally.runs += outcome.counts.1 as u64;
+                    tally.messages += outcome.counts.messages;
+                    tally.runs += outcome.counts.runs;
                     for mark in &outcome.marks {
                         *tally.marks.entry(mark).or_default() += 1;
                     }

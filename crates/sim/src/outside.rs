@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use mainspring_client::{Failure, RunId};
-use mainspring_flows::agent::AgentError;
-use mainspring_flows::deliver::Delivery;
-use mainspring_flows::outside::Calling;
-use mainspring_flows::{AgentAnswer, AgentRequest, Outside, SessionKey, Voice};
+use mainspring_client::{Client, RunId};
+use mainspring_flows::agent::{AgentError, DecideRequest, StopNotice};
+use mainspring_flows::deliver::{Delivery, Sent, Undelivered};
+use mainspring_flows::outside::{Address, Calling};
+use mainspring_flows::receipts::{self, DeliveryStatus, Receipt};
+use mainspring_flows::{AgentAnswer, AgentRequest, Decision, Outside, SessionKey, Voice};
 
-use crate::books::marker;
+use crate::agents;
+use crate::books::Segment;
 use crate::chance::Chance;
 use crate::host::Host;
 use crate::pump::Process;
@@ -42,45 +44,31 @@ impl SimOutside {
     }
 }
 
-/// What an agent answers in a turn.
-pub fn answer_to(session: &str, turn: &str) -> AgentAnswer {
-    let tenant = SessionKey::parse(session).map_or(0, |session| session.tenant.0);
-    AgentAnswer { text: format!("{} answer to {turn}", marker(tenant)), data: None }
-}
-
-/// Tells the books what an agent is asked.
-pub fn note_asked(host: &Host, request: &AgentRequest) {
-    let Ok(turn) = request.turn_id.parse::<RunId>() else { return };
-    let texts = request.messages.iter().map(|message| message.text.clone()).collect();
-    host.sim().trace(format_args!("agent asked in turn {} with {} messages", request.turn_id, request.messages.len()));
-    host.sim().lock().books.agent_asked(turn.0, texts);
-}
-
 impl Outside for SimOutside {
     fn ask<'a>(
         &'a self,
-        _: &'a str,
+        _: Address<'a>,
         request: &'a AgentRequest,
         _: &'a Voice,
     ) -> Calling<'a, Result<AgentAnswer, AgentError>> {
         Box::pin(async move {
             let mut chance = self.fork();
-            note_asked(&self.host, request);
+            self.wait(&mut chance, 0).await;
             let fails = self.host.sim().plan().outside_fails;
             let work = async {
-                self.wait(&mut chance, 400).await;
+                // It goes on also when nobody waits for its answer any more.
+                let answer = tokio::spawn(agents::work(self.host.clone(), request.clone(), chance.fork()));
                 if chance.permille(fails) {
                     self.wait(&mut chance, 4_000).await;
                 }
+                let answer = answer.await.unwrap_or_else(|_| Err(AgentError::Final("it panicked".to_owned())));
+                self.wait(&mut chance, 0).await;
                 if chance.permille(fails) {
                     let error = "simulated: the agent said no".to_owned();
                     let hopeless = chance.permille(200);
                     return Err(if hopeless { AgentError::Final(error) } else { AgentError::Retryable(error) });
                 }
-                if let Ok(turn) = request.turn_id.parse::<RunId>() {
-                    self.host.sim().lock().books.agent_answered(turn.0);
-                }
-                Ok(answer_to(&request.session, &request.turn_id))
+                answer
             };
             let timeout = Duration::from_millis(request.timeout_ms);
             let late = || Err(AgentError::Retryable("simulated: the agent was too slow".to_owned()));
@@ -88,25 +76,78 @@ impl Outside for SimOutside {
         })
     }
 
-    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Calling<'a, Result<u16, Failure>> {
+    fn decide<'a>(&'a self, _: Address<'a>, request: &'a DecideRequest) -> Calling<'a, Result<Decision, AgentError>> {
+        Box::pin(async move {
+            let mut chance = self.fork();
+            self.wait(&mut chance, 100).await;
+            if chance.permille(self.host.sim().plan().outside_fails) {
+                return Err(AgentError::Retryable("simulated: the agent did not decide".to_owned()));
+            }
+            Ok(Decision::new(*chance.pick(&request.allowed), "simulated"))
+        })
+    }
+
+    fn stop<'a>(&'a self, _: Address<'a>, _: &'a StopNotice) -> Calling<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Calling<'a, Result<Sent, Undelivered>> {
         Box::pin(async move {
             let mut chance = self.fork();
             let fails = self.host.sim().plan().outside_fails;
             self.wait(&mut chance, 50).await;
             if chance.permille(fails) {
-                return Err(Failure::retryable("simulated: the channel is down"));
+                return Err(again("simulated: the channel is down"));
             }
-            let Delivery { reply_id, turn_id, session, text, .. } = delivery;
-            self.host.sim().trace(format_args!("reply {reply_id} arrives"));
+            let Delivery { reply_id: id, turn_id, session, text, segment, segments, .. } = delivery;
+            self.host.sim().trace(format_args!("reply {id} arrives"));
+            let place = (*segment, *segments);
             match turn_id.parse::<RunId>() {
-                Ok(turn) => self.host.sim().lock().books.delivered(turn.0, reply_id, session, text),
+                Ok(turn) => {
+                    let segment = Segment { turn: turn.0, id, session, place, text };
+                    self.host.sim().lock().books.delivered(segment);
+                    tokio::spawn(tell_receipts(self.host.clone(), delivery.clone(), chance.fork()));
+                }
                 Err(_) => self.host.sim().violated(format!("a reply names the turn {turn_id:?}")),
             }
             self.wait(&mut chance, 50).await;
             if chance.permille(fails) {
-                return Err(Failure::retryable("simulated: the channel's answer was lost"));
+                return Err(again("simulated: the channel's answer was lost"));
             }
-            Ok(200)
+            Ok(Sent { status: 200, provider_message_id: Some(provider_id(delivery)) })
         })
     }
+}
+
+fn provider_id(delivery: &Delivery) -> String {
+    format!("provider {}", delivery.reply_id)
+}
+
+/// What a channel's provider tells about a segment later: in any order, twice, some of it never.
+async fn tell_receipts(host: Host, delivery: Delivery, mut chance: Chance) {
+    let Some(tenant) = SessionKey::parse(&delivery.session).map(|session| session.tenant) else { return };
+    for _ in 0..chance.below(host.sim().plan().receipts + 1) {
+        host.sim().pause(&mut chance, 800).await;
+        let statuses = [DeliveryStatus::Sent, DeliveryStatus::Delivered, DeliveryStatus::Read, DeliveryStatus::Failed];
+        let receipt = Receipt {
+            reply_id: delivery.reply_id.clone(),
+            status: *chance.pick(&statuses),
+            provider_message_id: Some(provider_id(&delivery)),
+            error: None,
+        };
+        let Some(process) = host.current() else { continue };
+        let client = Client::new(process.engine.clone(), tenant);
+        let taken = tokio::select! {
+            biased;
+            () = process.ended.wait() => continue,
+            taken = receipts::take(&client, &delivery.session, &delivery.turn_id, &receipt) => taken,
+        };
+        if let Ok(false) = taken {
+            host.sim().sometimes("a receipt said nothing new");
+        }
+    }
+}
+
+fn again(error: &str) -> Undelivered {
+    Undelivered::Retryable { error: error.to_owned(), after_ms: None }
 }

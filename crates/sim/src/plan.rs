@@ -18,6 +18,18 @@ pub struct Plan {
     pub starts: u64,
     /// Events and cancellations beside them.
     pub others: u64,
+    /// Follow-ups of each session.
+    pub follow_ups: u64,
+    /// The first of the agents that sessions are with.
+    pub agent: u64,
+    /// Things an agent asks at most in one attempt.
+    pub calls: u64,
+    /// Times an operator changes a session's state.
+    pub operators: u64,
+    /// Receipts for a segment at most.
+    pub receipts: u64,
+    /// How much later a message comes again under its provider's id.
+    pub late_ms: u64,
     /// How long faults go on.
     pub chaos_ms: u64,
     /// Partitions a new store is asked for.
@@ -76,6 +88,8 @@ pub struct Plan {
     pub outside_fails: u64,
     /// Code that changes under waiting functions.
     pub code_changes: bool,
+    /// Many sessions of fast typists, for long, and nothing else.
+    pub hour: bool,
 }
 
 /// Takes one kind of fault out of a plan.
@@ -107,6 +121,12 @@ impl Plan {
             messages: chance.between(2, 10),
             starts: chance.between(3, 12),
             others: chance.between(2, 10),
+            follow_ups: chance.below(3),
+            agent: chance.below(8),
+            calls: chance.below(5),
+            operators: chance.below(3),
+            receipts: chance.below(4),
+            late_ms: *chance.pick(&[0, 0, 0, 90_000]),
             chaos_ms: chance.between(3_000, 12_000),
             partitions: chance.between(1, 2) as u16,
             pause_ms: *chance.pick(&[20, 200, 1_000]),
@@ -136,6 +156,50 @@ impl Plan {
             lies,
             outside_fails,
             code_changes,
+            hour: false,
+        }
+    }
+
+    /// An hour of many sessions in which people type fast, under every fault that an hour has now and then.
+    pub fn hour(chance: &mut Chance, sessions: u64) -> Plan {
+        let tenants = 4;
+        Plan {
+            tenants,
+            sessions: sessions / tenants,
+            messages: 4,
+            starts: 0,
+            others: 0,
+            follow_ups: 0,
+            agent: 0,
+            calls: 2,
+            operators: 0,
+            receipts: 1,
+            late_ms: 0,
+            chaos_ms: 3_600_000,
+            net_ms: 20,
+            disk_ms: 5,
+            apply_ms: 50,
+            checkpoint: 50,
+            load_ms: 2,
+            idle_ms: 3_000,
+            request_lost: 20,
+            answer_lost: 20,
+            request_repeated: 20,
+            crash_every_ms: 120_000,
+            crash_at_step: 0,
+            power_lost: 300,
+            crash_in_write: false,
+            takeover_every_ms: 300_000,
+            clock_jump_every_ms: 300_000,
+            append_unknown: 2,
+            table_faults: 10,
+            tables_away_every_ms: 300_000,
+            disk_trouble_every_ms: 300_000,
+            disconnect_every_ms: 0,
+            outside_fails: 20,
+            code_changes: false,
+            hour: true,
+            ..Plan::draw(chance)
         }
     }
 

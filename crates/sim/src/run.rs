@@ -9,6 +9,7 @@ use mainspring_core::{Command, RunId, TenantId};
 use mainspring_engine::Health;
 use tokio::task::JoinHandle;
 
+use crate::books::Counts;
 use crate::chance::Chance;
 use crate::clients;
 use crate::disk::Crash;
@@ -39,8 +40,8 @@ pub struct Outcome {
     pub marks: BTreeSet<&'static str>,
     /// Simulated milliseconds.
     pub simulated_ms: u64,
-    /// Messages and runs there were.
-    pub counts: (usize, usize),
+    /// How much there was.
+    pub counts: Counts,
 }
 
 thread_local! {
@@ -88,6 +89,22 @@ pub fn needed_faults(seed: u64) -> Vec<&'static str> {
 /// # Panics
 /// If the system gives no runtime.
 pub fn simulate_without(seed: u64, keep_lines: bool, left_out: &[usize]) -> Outcome {
+    let shape = |chance: &mut Chance| {
+        let mut plan = Plan::draw(chance);
+        for nth in left_out {
+            Plan::FAULTS[*nth].1(&mut plan);
+        }
+        plan
+    };
+    simulate_plan(seed, keep_lines, shape)
+}
+
+/// Runs an hour of so many sessions of fast typists.
+pub fn simulate_hour(seed: u64, sessions: u64) -> Outcome {
+    simulate_plan(seed, false, |chance| Plan::hour(chance, sessions))
+}
+
+fn simulate_plan(seed: u64, keep_lines: bool, shape: impl FnOnce(&mut Chance) -> Plan) -> Outcome {
     note_panics();
     PANIC.set(None);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -97,10 +114,7 @@ pub fn simulate_without(seed: u64, keep_lines: bool, left_out: &[usize]) -> Outc
         .expect("the system gives a runtime");
     let outcome = runtime.block_on(async {
         let mut chance = Chance::new(seed);
-        let mut plan = Plan::draw(&mut chance);
-        for nth in left_out {
-            Plan::FAULTS[*nth].1(&mut plan);
-        }
+        let plan = shape(&mut chance);
         let sim = Sim::new(plan, chance.fork(), keep_lines);
         let host = Host::new(&sim);
         drive(&host).await;
@@ -138,15 +152,21 @@ async fn drive(host: &Host) {
                 tokio::spawn(clients::start(one.clone(), tenant)),
                 tokio::spawn(clients::tell(one.clone(), tenant)),
             ];
-            all.extend(
-                (0..one.sim().plan().sessions)
-                    .map(|session| tokio::spawn(clients::write(one.clone(), tenant, session))),
-            );
+            for session in 0..one.sim().plan().sessions {
+                if one.sim().plan().hour {
+                    all.push(tokio::spawn(clients::type_fast(one.clone(), tenant, session)));
+                    continue;
+                }
+                all.push(tokio::spawn(clients::write(one.clone(), tenant, session)));
+                all.push(tokio::spawn(clients::operate(one.clone(), tenant, session)));
+                all.push(tokio::spawn(clients::follow_up(one.clone(), tenant, session)));
+            }
             for client in all {
                 let _ = client.await;
             }
         }));
     }
+    let operator = sim.plan().hour.then(|| tokio::spawn(look_after_parked(host.clone())));
     let mut waited = 0;
     while waited < sim.plan().chaos_ms && !over(sim) {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -154,6 +174,9 @@ async fn drive(host: &Host) {
     }
     sim.trace(format_args!("no more faults"));
     sim.calm_down();
+    if let Some(operator) = operator {
+        operator.abort();
+    }
     come_to_rest(host, clients).await;
 }
 
@@ -338,7 +361,7 @@ async fn storm(host: Host) {
         TableFaults { refused: plan.table_faults, unheard: plan.table_faults, repeated: plan.table_faults };
     let mut chance = sim.fork();
     loop {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(if plan.hour { 10_000 } else { 200 })).await;
         if sim.is_calm() {
             return;
         }

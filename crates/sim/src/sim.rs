@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::agents::{AGENTS, settings};
 use crate::books::Books;
 use crate::chance::Chance;
 use crate::plan::Plan;
@@ -59,12 +60,16 @@ impl Sim {
     /// A simulation about to begin, inside a runtime whose clock is paused.
     pub fn new(plan: Plan, chance: Chance, keep_lines: bool) -> Sim {
         let tenants: Vec<u128> = (1..=u128::from(plan.tenants)).collect();
+        let mut books = Books::new(&tenants);
+        for (nth, (agent, ..)) in AGENTS.iter().enumerate() {
+            books.set_restarts_max(agent, settings(nth).restarts_max);
+        }
         Sim(Arc::new(Inner {
             calm: plan.calm(),
             stormy: plan,
             began: Instant::now(),
             shared: Mutex::new(Shared {
-                books: Books::new(&tenants),
+                books,
                 witnesses: Vec::new(),
                 chance,
                 is_calm: false,

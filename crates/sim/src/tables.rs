@@ -161,7 +161,9 @@ fn readable(table: Table, body: &[u8]) -> Result<(), TablesError> {
         | Table::Worker
         | Table::Rate
         | Table::Child
-        | Table::Log => Ok(()),
+        | Table::Log
+        | Table::Document
+        | Table::Revision => Ok(()),
     };
     read.map_err(|source| TablesError::Row { table, source })
 }
@@ -193,7 +195,9 @@ impl TableStore for SimTables {
                 | Table::Token
                 | Table::Worker
                 | Table::Rate => true,
-                Table::Journal | Table::Event | Table::Payload | Table::Log => false,
+                Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => {
+                    false
+                }
             };
             if wanted {
                 each(Op { table: *table, key, body: Some(body) });

@@ -9,13 +9,13 @@ use mainspring_core::Table;
 use mainspring_core::id::fingerprint;
 use mainspring_core::journal::Completion;
 use mainspring_core::row::{
-    self, EventRow, IdempotencyRow, JournalRow, MessageRow, MessageState, MetaRow, RateRow, RunRow, TaskRow, TaskState,
-    key,
+    self, DocumentRow, EventRow, IdempotencyRow, JournalRow, MessageRow, MessageState, MetaRow, RateRow, RunRow,
+    TaskRow, TaskState, key,
 };
 use mainspring_core::write::{Op, ops};
 
 use crate::books::Books;
-use crate::books::facts::{Entry, Event, Fact, Message, Rate, Request, Run, Task};
+use crate::books::facts::{Document, Entry, Event, Fact, Message, Rate, Request, Run, Task};
 use crate::tables::SimTables;
 
 /// What one partition's log holds, as far as anybody could have been told.
@@ -118,7 +118,7 @@ impl Witness {
                 self.rows.insert(place, body.to_vec());
             }
             None => {
-                if !matches!(op.table, Table::Inbox | Table::Idempotency | Table::Worker) {
+                if !matches!(op.table, Table::Inbox | Table::Idempotency | Table::Worker | Table::Revision) {
                     books.violated(format!("a row of {:?} was deleted", op.table));
                 }
                 self.rows.remove(&place);
@@ -148,6 +148,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
                 priority: run.priority,
                 created_at: run.created_at,
                 input: run.input.map(|payload| payload.id.0),
+                superseded_by: run.superseded_by.map(|by| by.0),
                 child_of: run.child_of.map(|of| (of.task.run.0, of.task.index, of.name)),
                 digest,
             })
@@ -183,6 +184,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
                 entries: task.journal_len,
                 pending: task.pending.iter().map(|(position, pending)| (*position, pending.deadline)).collect(),
                 output: task.output.map(|payload| payload.id.0),
+                fence: task.fence,
                 digest,
             })
         }
@@ -222,6 +224,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
                 id: key::second(op.key)?,
                 session: message.key,
                 payload: message.payload.id.0,
+                accepted_at: message.accepted_at,
                 state,
                 run,
             })
@@ -240,6 +243,17 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
             let (tenant, name) = (key::tenant_of(op.key)?.0, key::rate_of(op.key)?.to_owned());
             Fact::Rate(Rate { tenant, name, since: rate.since })
         }
+        Table::Document => {
+            let (document, key_of): (DocumentRow, _) = (row::decode(body).ok()?, key::document_of(op.key)?);
+            Fact::Document(Document {
+                tenant: key::tenant_of(op.key)?.0,
+                kind: key_of.kind,
+                name: key_of.name,
+                version: document.version,
+                body: document.body.to_vec(),
+                by: document.by.map(|by| by.0),
+            })
+        }
         Table::Idempotency => {
             let known: IdempotencyRow = row::decode(body).ok()?;
             Fact::Request(Request {
@@ -251,8 +265,13 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
         Table::Payload => {
             Fact::Payload { tenant: key::tenant_of(op.key)?.0, id: key::second(op.key)?, bytes: body.to_vec() }
         }
-        Table::Tenant | Table::Workflow | Table::Inbox | Table::Token | Table::Worker | Table::Child | Table::Log => {
-            Fact::Other
-        }
+        Table::Tenant
+        | Table::Workflow
+        | Table::Inbox
+        | Table::Token
+        | Table::Worker
+        | Table::Child
+        | Table::Log
+        | Table::Revision => Fact::Other,
     })
 }

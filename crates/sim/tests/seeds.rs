@@ -9,6 +9,6 @@ fn a_few_seeds_keep_every_promise_and_repeat_themselves() {
         let last = &outcome.lines[outcome.lines.len().saturating_sub(30)..];
         assert_eq!(outcome.violation, None, "seed {seed}:\n{}", last.join("\n"));
         assert_eq!(outcome, again, "seed {seed} went another way the second time");
-        assert!(outcome.counts.0 > 0 && outcome.counts.1 > 0, "seed {seed} did nothing");
+        assert!(outcome.counts.messages > 0 && outcome.counts.runs > 0, "seed {seed} did nothing");
     }
 }

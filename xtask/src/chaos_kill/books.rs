@@ -32,6 +32,7 @@ pub(super) struct Turn {
     pub(super) session: String,
     pub(super) state: String,
     pub(super) superseded_by: Option<String>,
+    pub(super) turn_group_id: String,
     pub(super) messages: Vec<TurnMessage>,
     pub(super) reply: Option<Reply>,
     pub(super) error: Option<String>,
@@ -89,6 +90,7 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct SideEffect {
     pub(super) run: String,
+    pub(super) turn: String,
     pub(super) step: String,
     pub(super) nonce: String,
 }

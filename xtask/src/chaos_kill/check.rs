@@ -18,6 +18,7 @@ pub(super) struct Findings {
     pub(super) replies_delivered: usize,
     pub(super) deliveries_repeated: usize,
     pub(super) effects_committed: usize,
+    pub(super) effects_reused: usize,
 }
 
 macro_rules! must {
@@ -201,9 +202,27 @@ fn effects_are_not_repeated(f: &mut Findings, books: &Books) {
     for line in &books.side_effects {
         must!(f, nonces.insert(&line.nonce), "nonce {} was written twice", line.nonce);
     }
+    let groups: BTreeMap<&str, &str> =
+        books.turns.iter().map(|turn| (turn.id.as_str(), turn.turn_group_id.as_str())).collect();
+    let group_of_run: BTreeMap<&str, &str> =
+        books.turns.iter().filter_map(|turn| Some((turn.agent_run.as_deref()?, turn.turn_group_id.as_str()))).collect();
     for run in books.agent_runs.values() {
         let Some(recorded) = recorded_nonce(run) else { continue };
         f.effects_committed += 1;
+        if !last.contains_key(&(run.id.as_str(), EFFECT_STEP)) {
+            // It used what an earlier attempt of its turn group found out, and so did nothing itself.
+            f.effects_reused += 1;
+            let group = group_of_run.get(run.id.as_str());
+            let line = books.side_effects.iter().find(|line| line.nonce == recorded);
+            let of = line.and_then(|line| groups.get(line.turn.as_str()));
+            must!(
+                f,
+                group.is_some() && of == group,
+                "run {} of group {group:?} used {recorded:?}, which was written in group {of:?}",
+                run.id
+            );
+            continue;
+        }
         // The line is written before the result is recorded. A line after it means that a recorded step was run again.
         let written = last.get(&(run.id.as_str(), EFFECT_STEP));
         let same = written.is_some_and(|nonce| **nonce == *recorded);

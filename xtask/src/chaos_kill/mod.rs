@@ -165,9 +165,10 @@ fn tell(ledger: &Ledger, counts: &Counts, books: &Books, findings: &Findings) {
         findings.replies_delivered, findings.deliveries_repeated
     );
     println!(
-        "side effects  {} lines for {} committed steps; the others were cut off before they were recorded",
+        "side effects  {} lines for {} committed steps, {} of which used what an earlier attempt had found out",
         books.side_effects.len(),
-        findings.effects_committed
+        findings.effects_committed,
+        findings.effects_reused
     );
     println!(
         "afterwards    everything had finished {:.1} s after the last message",

@@ -12,6 +12,9 @@ pub(crate) struct Args {
     /// Plant each bug of the list and look in how many seeds it is found.
     #[arg(long)]
     mutations: bool,
+    /// Simulate an hour of 10,000 sessions of fast typists.
+    #[arg(long)]
+    hour: bool,
     /// What the simulator itself takes: `cargo xtask sim -- --help` tells.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
@@ -31,7 +34,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         "--bin",
         "mainspring-sim",
     ]);
-    let ended = command.arg("--").args(&args.rest).status()?;
+    command.arg("--").args(args.hour.then_some("--hour"));
+    let ended = command.args(&args.rest).status()?;
     if !ended.success() {
         bail!("the simulator ended with {ended}");
     }

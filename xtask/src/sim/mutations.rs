@@ -23,7 +23,7 @@ struct Mutation {
 /// Seeds within which each must be found.
 const SEEDS_MAX: u64 = 2_000;
 
-const MUTATIONS: [Mutation; 24] = [
+const MUTATIONS: [Mutation; 35] = [
     Mutation {
         name: "acknowledge before durable",
         file: "crates/engine/src/commit.rs",
@@ -48,8 +48,8 @@ const MUTATIONS: [Mutation; 24] = [
     Mutation {
         name: "lose an inbox message at the end of a run",
         file: "crates/core/src/inbox.rs",
-        right: "        if inbox.unread.is_empty() {\n            self.t.inboxes.remove(&place);",
-        wrong: "        if BUG || inbox.unread.is_empty() {\n            self.t.inboxes.remove(&place);",
+        right: "        if inbox.unread.is_empty() {\n            let gone = self.t.inboxes.remove(&place);",
+        wrong: "        if BUG || inbox.unread.is_empty() {\n            let gone = self.t.inboxes.remove(&place);",
     },
     Mutation {
         name: "fire a timer early",
@@ -187,6 +187,72 @@ const MUTATIONS: [Mutation; 24] = [
         right: "        for batch in self.unapplied.snapshot().iter().rev() {\n            if let Some(found)",
         wrong: "        for batch in self.unapplied.snapshot().iter().rev().filter(|_| !BUG) {\n            if let Some(found)",
     },
+    Mutation {
+        name: "let an interrupted agent act",
+        file: "crates/core/src/fence.rs",
+        right: "        self.drop_fence(claim.task);\n        Ok(Reply::Interrupted(true))",
+        wrong: "        if !BUG {\n            self.drop_fence(claim.task);\n        }\n        Ok(Reply::Interrupted(true))",
+    },
+    Mutation {
+        name: "do not ask for a fence before a document is written",
+        file: "crates/core/src/document.rs",
+        right: "            self.check_fence(fence)?;\n",
+        wrong: "            if !BUG {\n                self.check_fence(fence)?;\n            }\n",
+    },
+    Mutation {
+        name: "do not look at a document's version",
+        file: "crates/core/src/document.rs",
+        right: "            Some(expected) if expected != found => Err(",
+        wrong: "            Some(expected) if !BUG && expected != found => Err(",
+    },
+    Mutation {
+        name: "forget marks of documents too early",
+        file: "crates/core/src/document.rs",
+        right: "        let until = self.now.saturating_add(self.limits.document_mark_ms);\n",
+        wrong: "        let until = self.now.saturating_add(if BUG { 1 } else { self.limits.document_mark_ms });\n",
+    },
+    Mutation {
+        name: "do not close the inbox for an irreversible effect",
+        file: "crates/core/src/document.rs",
+        right: "fence.filter(|_| guard.passes_commit_point)",
+        wrong: "fence.filter(|_| guard.passes_commit_point && !BUG)",
+    },
+    Mutation {
+        name: "write the documents of a commit that a message stops",
+        file: "crates/core/src/journal.rs",
+        right: "        if self.messages_wait(id.run) && !commit.force {\n",
+        wrong: "        if self.messages_wait(id.run) && !commit.force {\n            if BUG {\n                for put in commit.documents {\n                    self.write_document(put, Some(id.run), facts);\n                }\n            }\n",
+    },
+    Mutation {
+        name: "forget a provider's id",
+        file: "crates/core/src/inbox.rs",
+        right: "known.and_then(|body| read_once(&body))",
+        wrong: "known.and_then(|body| read_once(&body)).filter(|_| !BUG)",
+    },
+    Mutation {
+        name: "begin a chain of turns anew without end",
+        file: "crates/flows/src/turn.rs",
+        right: "        self.ctx.lineage().superseded_before + self.absorbed\n",
+        wrong: "        if BUG { 0 } else { self.ctx.lineage().superseded_before + self.absorbed }\n",
+    },
+    Mutation {
+        name: "carry an effect out again though it was begun",
+        file: "crates/flows/src/calls.rs",
+        right: "                // It certainly did not happen, or may happen again under the same key.\n",
+        wrong: "                (EffectStatus::Started, _) if BUG => {}\n",
+    },
+    Mutation {
+        name: "speak without passing the commit point",
+        file: "crates/flows/src/voice.rs",
+        right: "        if let Some(fence) = self.commits\n",
+        wrong: "        if let Some(fence) = self.commits.filter(|_| !BUG)\n",
+    },
+    Mutation {
+        name: "let a delivery's status go back",
+        file: "crates/flows/src/receipts.rs",
+        right: "is_some_and(|known| receipt.status <= known.status)",
+        wrong: "is_some_and(|known| !BUG && receipt.status <= known.status)",
+    },
 ];
 
 /// What asks for a bug by its number.
@@ -282,7 +348,12 @@ fn plant(tree: &Path, number: usize, mutation: &Mutation) -> anyhow::Result<()> 
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let found = text.matches(mutation.right).count();
     ensure!(found == 1, "bug {:?}: its words are found {found} times in {}", mutation.name, mutation.file);
-    let krate = if mutation.file.starts_with("crates/core/") { "crate" } else { "mainspring_core" };
+    let krate = match mutation.file {
+        file if file.starts_with("crates/core/") => "crate",
+        // They know the core only through the client.
+        file if file.starts_with("crates/flows/") => "mainspring_client",
+        _ => "mainspring_core",
+    };
     let wrong = mutation.wrong.replace("BUG", &format!("{krate}::mutant::is({number})"));
     std::fs::write(&path, text.replacen(mutation.right, &wrong, 1))?;
     Ok(())
@@ -298,6 +369,11 @@ fn plant_switch(tree: &Path) -> anyhow::Result<()> {
         Ok(())
     };
     edit("crates/core/src/lib.rs", "pub mod machine;\n", "pub mod machine;\npub mod mutant;\n")?;
+    edit(
+        "crates/client/src/lib.rs",
+        "pub use mainspring_engine::EngineError;\n",
+        "pub use mainspring_core::mutant;\npub use mainspring_engine::EngineError;\n",
+    )?;
     edit(
         "crates/sim/src/main.rs",
         "    let args = Args::parse();\n",

@@ -19,6 +19,8 @@ pub enum Fact {
     Rate(Rate),
     /// What a keyed request led to.
     Request(Request),
+    /// A document.
+    Document(Document),
     /// A payload.
     Payload {
         /// Whose.
@@ -53,6 +55,8 @@ pub struct Run {
     pub created_at: u64,
     /// The payload it was started with.
     pub input: Option<u128>,
+    /// The run that took over its messages.
+    pub superseded_by: Option<u128>,
     /// The task that asked for it by name, and the name.
     pub child_of: Option<(u128, u16, String)>,
     /// Of all of it.
@@ -90,8 +94,27 @@ pub struct Task {
     pub pending: Vec<(u32, Option<u64>)>,
     /// The payload it ended with.
     pub output: Option<u128>,
+    /// The journal position on whose behalf somebody outside works.
+    pub fence: Option<u32>,
     /// Of all of it.
     pub digest: u64,
+}
+
+/// A document.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// Whose.
+    pub tenant: u128,
+    /// What it is.
+    pub kind: String,
+    /// Which of these.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// What it says.
+    pub body: Vec<u8>,
+    /// The run that wrote it.
+    pub by: Option<u128>,
 }
 
 /// A journal entry.
@@ -126,6 +149,8 @@ pub struct Message {
     pub session: String,
     /// The payload that says what it says.
     pub payload: u128,
+    /// When it was taken in, in milliseconds.
+    pub accepted_at: u64,
     /// The word for how it stands.
     pub state: &'static str,
     /// The run that has it.

@@ -3,6 +3,7 @@
 //! They are written without the types of the engine. Each file holds one part of the promises and is told what concerns
 //! it; a broken promise is noted at once, so that the trace ends where it shows.
 
+mod documents;
 pub mod facts;
 mod keys;
 pub mod marks;
@@ -10,6 +11,7 @@ mod messages;
 mod rates;
 mod requests;
 mod tasks;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,12 +27,50 @@ pub struct Books {
     told: BTreeMap<(u128, u16, u32), u64>,
     keys: keys::Keys,
     messages: messages::Messages,
+    documents: documents::Documents,
+    turns: turns::Turns,
+    counts: Counts,
     rates: rates::Rates,
     requests: requests::Requests,
     pub(crate) tasks: tasks::Tasks,
     /// Of each partition: the latest time decided with, and the last event's number.
     latest: BTreeMap<usize, (u64, u64)>,
     tenants: Vec<u128>,
+}
+
+/// How much there was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Messages.
+    pub messages: u64,
+    /// Runs of any kind.
+    pub runs: u64,
+    /// Turns.
+    pub turns: u64,
+    /// Turns that were superseded.
+    pub superseded: u64,
+    /// Turns that failed.
+    pub failed: u64,
+    /// Times a turn took messages in and began anew.
+    pub absorbed: u64,
+    /// Replies' segments that reached their channel.
+    pub replies: u64,
+    /// Ends of a process.
+    pub crashes: u64,
+}
+
+impl Counts {
+    /// Adds another deployment's.
+    pub fn add(&mut self, more: Counts) {
+        self.messages += more.messages;
+        self.runs += more.runs;
+        self.turns += more.turns;
+        self.superseded += more.superseded;
+        self.failed += more.failed;
+        self.absorbed += more.absorbed;
+        self.replies += more.replies;
+        self.crashes += more.crashes;
+    }
 }
 
 /// How everything a tenant says begins, so that it is recognised wherever it turns up.
@@ -79,6 +119,19 @@ impl Books {
                 if run.state == "superseded" && self.messages.was_answered(run.id) {
                     self.sometimes("a turn was superseded after its agent had answered");
                 }
+                if run.workflow == "turn" {
+                    let before = self.tasks.run(run.id).map(|before| before.state);
+                    if before != Some(run.state) {
+                        match run.state {
+                            "superseded" => self.counts.superseded += 1,
+                            "failed" => self.counts.failed += 1,
+                            _ => {}
+                        }
+                    }
+                    self.counts.turns += u64::from(before.is_none());
+                }
+                self.documents.enter_run(&run);
+                self.turns.enter_run(&run, &mut self.violations, &mut self.marks);
                 self.keys.enter(&run);
                 self.tasks.enter_run(run, &mut self.violations, &mut self.marks);
             }
@@ -87,6 +140,7 @@ impl Books {
                 if task.state == "running" && task.invocation > before {
                     self.rates.given_out((task.tenant, task.run, task.index));
                 }
+                self.turns.enter_task(&task, &mut self.violations);
                 self.tasks.enter_task(task, &mut self.violations, &mut self.marks);
             }
             Fact::Rate(rate) => {
@@ -100,13 +154,20 @@ impl Books {
                 if message.state == "received" && task.is_some_and(|task| task.state == "suspended") {
                     self.sometimes("a message woke a function that had left memory");
                 }
-                self.messages.enter(message, &mut self.violations, &mut self.marks);
+                self.turns.enter_message(&message, &mut self.violations, &mut self.marks);
+                self.messages.enter(message, &self.payloads, &mut self.violations, &mut self.marks);
+            }
+            Fact::Document(document) => {
+                self.check_owner(document.tenant, &document.body, &document.kind);
+                self.turns.enter_document(&document, &mut self.violations, &mut self.marks);
+                self.documents.enter(document, &mut self.violations, &mut self.marks);
             }
             Fact::Event(event) => {
                 if event.seq <= latest_event {
                     self.violated(format!("event {} was recorded after event {latest_event}", event.seq));
                 }
                 self.latest.insert(partition, (latest_now, event.seq));
+                self.counts.absorbed += u64::from(event.name == "turn.message_absorbed");
                 self.check_owner(event.tenant, &event.data, &event.name);
             }
             Fact::Request(request) => self.requests.enter(request, &mut self.violations),
@@ -201,19 +262,82 @@ impl Books {
         self.sometimes("a step was carried out");
     }
 
-    /// An agent was asked to answer messages in a turn.
-    pub fn agent_asked(&mut self, turn: u128, texts: Vec<String>) {
+    /// How often a chain of turns with an agent may be begun anew.
+    pub fn set_restarts_max(&mut self, agent: &str, max: u32) {
+        self.turns.set_restarts_max(agent, max);
+    }
+
+    /// An agent is asked to answer messages in a turn.
+    pub fn agent_asked(&mut self, asked: Asked) {
+        let Asked { tenant, session, turn, group, texts, version, state } = asked;
+        self.turns.asked(turn, (&group, texts.len()), &mut self.violations, &mut self.marks);
+        if let Err(wrong) = self.documents.given(turn, &(tenant, session), version, &state) {
+            self.violated(wrong);
+        }
         self.messages.asked(turn, texts);
     }
 
-    /// An agent answered in a turn.
-    pub fn agent_answered(&mut self, turn: u128) {
-        self.messages.answered(turn);
+    /// An agent answers in a turn.
+    pub fn agent_answers(&mut self, turn: u128, text: &str, state: Option<serde_json::Value>) {
+        self.documents.answers(turn, state);
+        self.messages.answered(turn, text);
     }
 
-    /// A reply reached its channel.
-    pub fn delivered(&mut self, turn: u128, reply: &str, session: &str, text: &str) {
-        if let Err(wrong) = self.messages.delivered(turn, reply, session, text) {
+    /// Whether an attempt is over, so that nothing more may be done on its behalf.
+    pub fn fence_fell(&self, turn: u128, position: u32) -> bool {
+        self.turns.fence_fell(turn, position)
+    }
+
+    /// A turn was brought past its commit point.
+    pub fn turn_commits(&mut self, turn: u128, how: &'static str) {
+        self.turns.commits(turn, how, &mut self.violations);
+    }
+
+    /// An agent was told to carry an effect out.
+    pub fn effect_go(&mut self, turn: u128, effect: (&str, &str), policy: &str, key: &str) {
+        if let Err(wrong) = self.turns.effect_go(turn, effect, policy, key) {
+            self.violated(wrong);
+        }
+    }
+
+    /// An agent is about to report what came of an effect; nothing if it certainly did not happen.
+    pub fn effect_ends(&mut self, turn: u128, effect: (&str, &str), result: Option<&str>) {
+        self.turns.effect_ends(turn, effect, result);
+    }
+
+    /// An agent was told what had come of an effect.
+    pub fn effect_done(&mut self, turn: u128, effect: (&str, &str), result: &str) {
+        if let Err(wrong) = self.turns.effect_done(turn, effect, result) {
+            self.violated(wrong);
+        }
+    }
+
+    /// An agent is about to keep a phase's result.
+    pub fn artifact_kept(&mut self, turn: u128, phase: &str, says: &str) {
+        self.turns.artifact_kept(turn, phase, says);
+    }
+
+    /// An agent was given a phase's result.
+    pub fn artifact_given(&mut self, turn: u128, phase: &str, says: &str) {
+        if let Err(wrong) = self.turns.artifact_given(turn, phase, says) {
+            self.violated(wrong);
+        }
+    }
+
+    /// An operator is about to write a session's state.
+    pub fn operator_writes(&mut self, tenant: u128, session: &str, state: serde_json::Value) {
+        self.documents.operator_writes((tenant, session.to_owned()), state);
+    }
+
+    /// A process ended.
+    pub fn crashed(&mut self) {
+        self.counts.crashes += 1;
+    }
+
+    /// A segment of a reply reached its channel.
+    pub fn delivered(&mut self, segment: Segment<'_>) {
+        self.counts.replies += 1;
+        if let Err(wrong) = self.messages.delivered(segment, &mut self.marks) {
             self.violated(wrong);
         }
     }
@@ -222,14 +346,50 @@ impl Books {
     pub fn settle(&mut self) {
         let mut violations = Vec::new();
         self.tasks.settle(&mut violations);
-        self.messages.settle(&self.tasks, &self.payloads, &mut violations);
+        self.documents.settle(&self.tasks, &mut violations);
+        self.messages.settle(&self.tasks, &mut violations);
         self.violations.extend(violations);
     }
 
-    /// Numbers for the summary: messages, runs.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.messages.count(), self.tasks.runs())
+    /// Numbers for the summary.
+    pub fn counts(&self) -> Counts {
+        let (messages, runs) = (self.messages.count() as u64, self.tasks.runs() as u64);
+        Counts { messages, runs, ..self.counts }
     }
+}
+
+/// What an agent is asked.
+#[derive(Debug)]
+pub struct Asked {
+    /// Whose.
+    pub tenant: u128,
+    /// The session.
+    pub session: String,
+    /// The turn.
+    pub turn: u128,
+    /// The turn with which its chain began, as it was told.
+    pub group: String,
+    /// The messages.
+    pub texts: Vec<String>,
+    /// The version of the session's state it is given.
+    pub version: u64,
+    /// What that says.
+    pub state: serde_json::Value,
+}
+
+/// A segment of a reply that reaches its channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment<'a> {
+    /// The turn.
+    pub turn: u128,
+    /// Its own id.
+    pub id: &'a str,
+    /// The session.
+    pub session: &'a str,
+    /// Its place, and how many the reply has.
+    pub place: (u32, u32),
+    /// What it says.
+    pub text: &'a str,
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
