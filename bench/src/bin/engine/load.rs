@@ -56,7 +56,7 @@ impl Work {
             Work::Sends { sessions } => {
                 // Neighbouring callers go to distant sessions, and each caller to all of them in turn.
                 let key = format!("session-{}", (caller.wrapping_mul(7919) + nth) % sessions);
-                Command::SendMessage { workflow, key, payload, idempotency: None }
+                Command::SendMessage { workflow, key, payload, idempotency: None, admission: Box::default() }
             }
         }
     }

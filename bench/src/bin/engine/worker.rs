@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use mainspring_bench::Latencies;
 use mainspring_core::command::Claim;
-use mainspring_core::journal::Request;
+use mainspring_core::journal::{Request, Wait};
 use mainspring_core::place::SLOT;
 use mainspring_core::{Command, Dispatch, Effect, NewWorker, WorkerId};
 use mainspring_engine::{Engine, WorkerInbox};
@@ -89,7 +89,7 @@ impl Host {
 
     /// Takes the messages that wait, and completes once that is durable.
     fn receive(&self, claim: Claim) {
-        let request = Request::Receive { timeout_ms: Some(0), messages_max: MESSAGES_MAX, close_on_timeout: false };
+        let request = Request::Receive { wait: Wait::For(0), messages_max: MESSAGES_MAX, close_on_timeout: false };
         let host = self.clone();
         self.engine.submit_with(
             TENANT,
