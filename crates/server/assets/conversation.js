@@ -119,13 +119,12 @@ export class Conversation {
         tell(turn, "handover", [`not handed over to agent ${data.agent}: ${data.reason}`], true);
         break;
       case "reply.sent":
-        // The channel says by the same name that it took a segment.
-        if (data.status) delivered(turn, data);
-        else if (!turn.replies.some((reply) => reply.id === data.reply_id)) {
+        if (!turn.replies.some((reply) => reply.id === data.reply_id)) {
           turn.replies.push({ id: data.reply_id, text: data.text, segments: data.segments ?? 1, deliveries: new Map() });
           Object.assign(turn, { draft: "", status: null });
         }
         break;
+      case "reply.taken":
       case "reply.delivered":
       case "reply.read":
       case "reply.failed":

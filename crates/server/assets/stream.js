@@ -21,6 +21,7 @@ const DURABLE = [
   "session.handover_refused",
   "session.passed_on",
   "reply.sent",
+  "reply.taken",
   "reply.delivered",
   "reply.read",
   "reply.failed",

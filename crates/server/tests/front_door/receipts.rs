@@ -109,9 +109,9 @@ async fn receipts_that_come_in_any_order_never_go_back_and_begin_no_turn() {
     let told = told(&session).await;
     let of =
         |id: &str| -> Vec<&str> { told.iter().filter(|(_, of)| of == id).map(|(name, _)| name.as_str()).collect() };
-    assert_eq!(of(&ids[0]), ["reply.sent", "reply.read"]);
-    assert_eq!(of(&ids[1]), ["reply.sent", "reply.delivered", "reply.read"]);
-    assert_eq!(of(&ids[2]), ["reply.sent", "reply.failed", "reply.delivered"]);
+    assert_eq!(of(&ids[0]), ["reply.sent", "reply.taken", "reply.read"]);
+    assert_eq!(of(&ids[1]), ["reply.sent", "reply.taken", "reply.delivered", "reply.read"]);
+    assert_eq!(of(&ids[2]), ["reply.sent", "reply.taken", "reply.failed", "reply.delivered"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,10 +132,13 @@ async fn receipts_that_come_at_once_and_twice_go_forward_once() {
     }
     let advanced = sending.join_all().await.into_iter().filter(|advanced| *advanced).count();
     let told: Vec<_> = told(&session).await.into_iter().map(|(name, _)| name).collect();
-    assert_eq!(advanced, told.len() - 1, "the reply itself is told without a receipt: {told:?}");
+    assert_eq!(advanced, told.len() - 2, "the reply itself and that it was taken are told without a receipt: {told:?}");
     assert!(
-        [&["reply.sent", "reply.read"][..], &["reply.sent", "reply.delivered", "reply.read"]]
-            .contains(&told.iter().map(String::as_str).collect::<Vec<_>>().as_slice())
+        [
+            &["reply.sent", "reply.taken", "reply.read"][..],
+            &["reply.sent", "reply.taken", "reply.delivered", "reply.read"]
+        ]
+        .contains(&told.iter().map(String::as_str).collect::<Vec<_>>().as_slice())
     );
 }
 
