@@ -147,16 +147,7 @@ async fn so_many_turns_are_in_flight_and_each_that_ends_makes_room() {
 
 #[tokio::test]
 async fn so_many_messages_wait_in_a_session() {
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let agent = Agent::start(move |asked| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            answer(&reply(&asked))
-        }
-    })
-    .await;
+    let (agent, gate) = Agent::behind_a_gate().await;
     let protection = Protection { session_messages_waiting: 3, ..none() };
     let server = Setup::new().agent("slow", AgentSettings { protection, ..http(agent.url()) }).start().await;
     let session = server.user().await.session("slow", "ann");
@@ -177,16 +168,7 @@ async fn so_many_messages_wait_in_a_session() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_messages_to_one_session_at_once_are_each_answered_once_in_order() {
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let agent = Agent::start(move |asked| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            answer(&reply(&asked))
-        }
-    })
-    .await;
+    let (agent, gate) = Agent::behind_a_gate().await;
     let server = Setup::new().agent("echo", AgentSettings { protection: none(), ..http(agent.url()) }).start().await;
     let user = server.user().await;
     let answers = send_at_once(&user, &[("ann", "web")], 1_000).await;

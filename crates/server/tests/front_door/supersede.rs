@@ -7,7 +7,7 @@ use mainspring_flows::window::WindowRules;
 use mainspring_flows::{AgentSettings, OnMessage};
 use serde_json::{Value, json};
 
-use crate::harness::{Agent, Gate, Session, Setup, answer, http, reply, texts_of};
+use crate::harness::{Agent, Session, Setup, answer, http, reply, texts_of};
 
 fn superseding(url: &str) -> AgentSettings {
     AgentSettings { on_message: OnMessage::Supersede, ..http(url) }
@@ -78,16 +78,7 @@ async fn a_chain_of_interruptions_leads_to_one_answer_to_everything() {
 
 #[tokio::test]
 async fn a_chain_that_was_begun_anew_often_enough_is_completed_and_what_comes_is_queued() {
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let agent = Agent::start(move |asked| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            answer(&reply(&asked))
-        }
-    })
-    .await;
+    let (agent, gate) = Agent::behind_a_gate().await;
     let server = Setup::new().agent("slow", superseding(agent.url())).start().await;
     let session = server.user().await.session("slow", "ann");
     let first = session.send("m0").await;

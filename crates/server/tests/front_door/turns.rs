@@ -71,16 +71,7 @@ async fn an_open_window_says_how_long_it_waits_and_why_and_so_does_a_closed_one(
 
 #[tokio::test]
 async fn a_message_during_the_work_goes_to_the_next_turn_whose_id_it_was_promised() {
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let agent = Agent::start(move |asked| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            answer(&reply(&asked))
-        }
-    })
-    .await;
+    let (agent, gate) = Agent::behind_a_gate().await;
     let server = Setup::new().agent("slow", http(agent.url())).start().await;
     let session = server.user().await.session("slow", "ann");
     let user = &session.user;

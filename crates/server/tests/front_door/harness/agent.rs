@@ -81,6 +81,20 @@ impl Agent {
         Agent::start(|asked| async move { answer(&reply(&asked)) }).await
     }
 
+    /// The same, but each answer is held until the test opens the gate.
+    pub(crate) async fn behind_a_gate() -> (Agent, Gate) {
+        let gate = Gate::closed();
+        let held = gate.clone();
+        let agent = Agent::start(move |asked| {
+            let held = held.clone();
+            async move {
+                held.passed().await;
+                answer(&reply(&asked))
+            }
+        });
+        (agent.await, gate)
+    }
+
     pub(crate) fn down<F>(script: impl Fn(Asked) -> F + Send + Sync + 'static) -> Down
     where
         F: Future<Output = Response> + Send + 'static,
