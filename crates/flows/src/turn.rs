@@ -184,18 +184,19 @@ impl Turn<'_> {
     async fn go(mut self) -> Result<TurnOutput, Failure> {
         let (messages, window) = accumulate::accumulate(&self).await?;
         let window: Window = self.ctx.run(WINDOW_STEP, || async { Ok(window) }).await?;
-        self.messages =
-            messages.iter().map(|message| TurnMessage::of(message, MessageBody::read(&message.payload))).collect();
-        for body in messages.iter().map(|message| MessageBody::read(&message.payload)) {
+        let bodies: Vec<MessageBody> = messages.iter().map(|message| MessageBody::read(&message.payload)).collect();
+        for body in &bodies {
             self.handovers = self.handovers.max(body.handovers);
-            if let Some(group) = body.turn_group_id.and_then(|group| group.parse().ok()) {
+            if let Some(group) = body.turn_group_id.as_ref().and_then(|group| group.parse().ok()) {
                 self.group = group;
             }
         }
+        let read = messages.iter().zip(&bodies);
+        self.messages = read.map(|(message, body)| TurnMessage::of(message, body.clone())).collect();
         if let Some(agent) = self.record.handed_to.clone() {
             return self.pass_on(&agent, &messages).await;
         }
-        if let Some(note) = self.drop_outdated(&messages) {
+        if let Some(note) = self.drop_outdated(&bodies) {
             return self.end_without_reply(note).await;
         }
         self.ctx.emit("turn.processing", &window).await?;
@@ -291,11 +292,10 @@ impl Turn<'_> {
     }
 
     /// Takes out follow-ups that are outdated because the person has said something. Gives a note if nothing is left.
-    fn drop_outdated(&mut self, messages: &[mainspring_client::Message]) -> Option<String> {
+    fn drop_outdated(&mut self, bodies: &[MessageBody]) -> Option<String> {
         let heard = self.messages.iter().filter(|message| message.kind.is_person()).map(|message| message.accepted_at);
         let heard_at = heard.max().unwrap_or(0).max(self.record.last_heard_at);
-        let bodies = messages.iter().map(|message| MessageBody::read(&message.payload));
-        let mut outdated = bodies.map(|body| {
+        let mut outdated = bodies.iter().map(|body| {
             body.kind == MessageKind::FollowUp && body.only_if_silent_since_ms.is_some_and(|since| heard_at > since)
         });
         self.messages.retain(|_| !outdated.next().unwrap_or(false));
