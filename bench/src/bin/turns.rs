@@ -94,7 +94,7 @@ async fn measure(args: &Args, dir: &std::path::Path) -> anyhow::Result<Measured>
     let window = if args.window_ms == 0 { WindowRules::off() } else { WindowRules::fixed(args.window_ms) };
     let settings = AgentSettings { window, ..AgentSettings::new(AgentKind::Workflow { name: AGENT.to_owned() }) };
     let agents = Agents::new([(TENANT, "bench".to_owned(), settings)]);
-    let door = TurnDoor { tokens: TurnTokens::new([1; 32]), calls_url: String::new() };
+    let door = TurnDoor { tokens: TurnTokens::new([1; 32]), calls_url: String::new(), tools: None };
     let total = (args.rate * (args.seconds + WARM_S)) as usize;
     let seen: Seen = Arc::new(Mutex::new(vec![None; total]));
     let eyes = seen.clone();
@@ -118,26 +118,27 @@ async fn measure(args: &Args, dir: &std::path::Path) -> anyhow::Result<Measured>
     let worker = worker.start().await?;
 
     let began = Instant::now();
-    let mut sending = tokio::task::JoinSet::new();
-    let mut ticks = tokio::time::interval(Duration::from_millis(1));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
-    let mut next = 0_usize;
-    while next < total {
-        ticks.tick().await;
-        // As many as are due by now: one that is late is sent late, and its lateness is counted.
-        let due = ((began.elapsed().as_secs_f64() * args.rate as f64) as usize).min(total);
-        for nth in next..due {
-            let client = client.clone();
-            let key = format!("{TENANT}:bench:p{}:web", nth as u64 % args.sessions);
-            let planned = began + Duration::from_secs_f64(nth as f64 / args.rate as f64);
-            sending.spawn(async move {
+    let (rate, sessions) = (args.rate, args.sessions);
+    let (sender, runtime) = (client.clone(), tokio::runtime::Handle::current());
+    // Paced by a thread of its own: the runtime's timers have a resolution of a millisecond, which is more than a message
+    // should take. One that is late is sent late, and its lateness is counted.
+    let pacing = tokio::task::spawn_blocking(move || {
+        let mut sending = tokio::task::JoinSet::new();
+        for nth in 0..total {
+            let planned = began + Duration::from_secs_f64(nth as f64 / rate as f64);
+            std::thread::sleep(planned.saturating_duration_since(Instant::now()));
+            let client = sender.clone();
+            let key = format!("{TENANT}:bench:p{}:web", nth as u64 % sessions);
+            let send = async move {
                 let body = MessageBody { text: nth.to_string(), ..MessageBody::default() };
                 let sent = client.send(turn::WORKFLOW, &key, &body, SendOptions::default()).await;
                 sent.map(|_| (nth, planned, planned.elapsed()))
-            });
+            };
+            sending.spawn_on(send, &runtime);
         }
-        next = due.max(next);
-    }
+        sending
+    });
+    let mut sending = pacing.await?;
     let mut sends = Latencies::with_room(total);
     let mut planned_at = vec![None; total];
     while let Some(sent) = sending.join_next().await {

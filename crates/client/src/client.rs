@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainspring_core::command::Idempotency;
+use mainspring_core::command::{Idempotency, Record};
 use mainspring_core::id::fingerprint;
-use mainspring_core::row::{DocumentRow, EventRow, JournalRow, PayloadRef, RunState};
+use mainspring_core::row::{ChildOf, DocumentRow, EventRow, JournalRow, PayloadRef, RunRow, RunState};
 use mainspring_core::workflow::WorkflowDef;
 use mainspring_core::{
     Admission, Command, DocumentKey, Fence, Guard, MessageId, PutDocument, Refusal, Reply, RunId, Start, TaskId,
@@ -122,7 +122,7 @@ impl Client {
     ///
     /// # Errors
     /// Any [`EngineError`] but `Busy` and `Unreadable`.
-    pub(crate) async fn payload(&self, payload: PayloadRef) -> Result<Bytes, EngineError> {
+    pub async fn payload(&self, payload: PayloadRef) -> Result<Bytes, EngineError> {
         patiently(|| self.engine.payload(self.tenant, payload)).await
     }
 
@@ -208,6 +208,15 @@ impl Client {
         from_json("the run's output", &bytes)
     }
 
+    /// A run, live or ended. `None` if there is none of this id.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn run(&self, run: RunId) -> Result<Option<RunRow>, ClientError> {
+        let tenant = self.tenant;
+        Ok(patiently(|| self.engine.read(tenant, move |reader| reader.run(tenant, run))).await?)
+    }
+
     /// Sends a message to the inbox of (workflow, key). Durable when it returns.
     ///
     /// # Errors
@@ -263,6 +272,26 @@ impl Client {
             self.engine.read(tenant, move |reader| reader.documents(tenant, &kind, &prefix))
         });
         Ok(rows.await?.into_iter().filter(|(_, row)| !row.expired(now)).collect())
+    }
+
+    /// Up to `limit` documents of a kind whose names begin with `prefix`, after the name `after`. May lag.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn documents_after(
+        &self,
+        kind: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(DocumentKey, DocumentRow)>, ClientError> {
+        let (tenant, now) = (self.tenant, self.engine.world().now_ms());
+        let (kind, prefix, after) = (kind.to_owned(), prefix.to_owned(), after.map(str::to_owned));
+        let read = move |reader: &mainspring_engine::Reader| {
+            reader.documents_after(tenant, &kind, &prefix, after.as_deref(), limit)
+        };
+        let rows = self.engine.read(tenant, read).await?;
+        Ok(rows.into_iter().filter(|(_, row)| !row.expired(now)).collect())
     }
 
     /// Several kinds of documents at once, each as [`Client::documents`] gives them.
@@ -330,6 +359,47 @@ impl Client {
         match self.submit_patiently(Command::PutDocument { put, fence, guard, event }).await? {
             Reply::Written { version } => Ok(version),
             other => unreachable!("a document is answered with its version, not {other:?}"),
+        }
+    }
+
+    /// Starts a run together with a document that names it, or neither. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ClientError::Engine`]: a version conflict, a limit that is short, and a fence that has fallen are refusals.
+    pub async fn start_recorded(
+        &self,
+        workflow: &str,
+        key: Option<String>,
+        input: &impl Serialize,
+        record: Record,
+    ) -> Result<RunId, ClientError> {
+        let input = to_json("the input", input)?;
+        let start = Box::new(Start { workflow: workflow.to_owned(), key, input, ..Start::default() });
+        match self.submit_patiently(Command::StartRecorded { start, record: Box::new(record) }).await? {
+            Reply::Started { run, .. } => Ok(run),
+            other => unreachable!("a start is answered with its run, not {other:?}"),
+        }
+    }
+
+    /// Starts a run on behalf of a step, under a name: asked for again under the same name it is the same run. It is
+    /// given to a worker once if `once` is set. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn start_child(
+        &self,
+        workflow: &str,
+        input: &impl Serialize,
+        of: TaskId,
+        name: String,
+        once: bool,
+    ) -> Result<RunId, ClientError> {
+        let input = to_json("the input", input)?;
+        let child_of = Some(ChildOf { task: of, name, nth: None });
+        let start = Start { workflow: workflow.to_owned(), input, child_of, once, ..Start::default() };
+        match self.submit_patiently(Command::StartRun { start }).await? {
+            Reply::Started { run, .. } => Ok(run),
+            other => unreachable!("a start is answered with its run, not {other:?}"),
         }
     }
 

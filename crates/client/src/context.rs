@@ -16,13 +16,19 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::journal::{Begun, Journal, Replayed};
+use crate::saga::Undo;
 
 /// A durable function's way to the world. Cheap to clone.
+///
+/// Each entry is durable when its call returns, except for those that say they are recorded *with the next*: these are
+/// durable when the next entry is, before a step of [`Context::run`] begins, and before the function's end is recorded.
+/// All that goes together is recorded whole or not at all.
 #[derive(Clone)]
 pub struct Context {
     journal: Arc<Journal>,
     key: Option<String>,
     lineage: Lineage,
+    undo: Arc<Undo>,
 }
 
 /// What became of a commit.
@@ -69,6 +75,15 @@ pub struct RetryPolicy {
     pub backoff_max: Duration,
 }
 
+/// The intent of a step, which is on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Intent {
+    /// Whether an earlier process had begun it and left no outcome.
+    pub again: bool,
+    /// The place of the intent. It is the same in every replay.
+    pub fence: Fence,
+}
+
 /// How a child run is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpawnOptions {
@@ -94,7 +109,11 @@ pub struct Call {
 
 impl Context {
     pub(crate) fn new(journal: Arc<Journal>, key: Option<String>, lineage: Lineage) -> Self {
-        Context { journal, key, lineage }
+        Context { journal, key, lineage, undo: Arc::default() }
+    }
+
+    pub(crate) fn undo(&self) -> &Undo {
+        &self.undo
     }
 
     /// The run this function executes.
@@ -140,25 +159,69 @@ impl Context {
             Some(Replayed::Done(completion)) => completion,
             Some(Replayed::Pending(wait)) => self.journal.finish_wait(wait).await?,
             None => {
-                let began = Instant::now();
-                let result = {
-                    let _busy = self.journal.begin_step();
-                    step().await
-                };
-                let result = match result {
-                    Ok(value) => Ok(to_json(name, &value)?),
-                    Err(Failure::Retryable(error) | Failure::Final(error)) => Err(error),
-                    // A failure of the function rather than of the step: not a result to record.
-                    Err(other) => return Err(other),
-                };
-                let took_ms = millis(began.elapsed());
+                // What the step does may be seen outside, and so must come after all that was noted.
+                self.journal.flush().await?;
+                let (result, took_ms) = self.carry_out(name, step).await?;
                 self.journal.record(Request::Run { name: name.to_owned(), result, took_ms }).await?
             }
         };
+        self.outcome(name, completion).await
+    }
+
+    /// Like [`Context::run`], for a step that only reads and reckons: its result is recorded together with the next entry
+    /// that is waited for, so it costs no durable write of its own. Until then a crash makes the step be carried out again,
+    /// perhaps with another result; nobody has seen the first one. Any step of [`Context::run`] begins when it is recorded.
+    ///
+    /// # Errors
+    /// As [`Context::run`].
+    pub async fn note<T, F, Fut>(&self, name: &str, step: F) -> Result<T, Failure>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        let asked = Request::Run { name: name.to_owned(), result: Ok(Bytes::new()), took_ms: 0 };
+        match self.journal.replayed(&asked)? {
+            Some(Replayed::Done(completion)) => return self.outcome(name, completion).await,
+            Some(Replayed::Pending(wait)) => return self.outcome(name, self.journal.finish_wait(wait).await?).await,
+            None => {}
+        }
+        let (result, took_ms) = self.carry_out(name, step).await?;
+        self.journal.note(Request::Run { name: name.to_owned(), result: result.clone(), took_ms }).await?;
+        match result {
+            // Read back, so that it is what a replay will give.
+            Ok(value) => from_json(name, &value),
+            Err(error) => Err(Failure::Retryable(error)),
+        }
+    }
+
+    /// What a recorded step gave.
+    async fn outcome<T: DeserializeOwned>(&self, name: &str, completion: Completion) -> Result<T, Failure> {
         match completion {
             Completion::Failed(error) => Err(Failure::Retryable(error)),
             other => self.value(name, other).await,
         }
+    }
+
+    /// Carries a step out: its result as it is recorded, and how long it took.
+    async fn carry_out<T, F, Fut>(&self, name: &str, step: F) -> Result<(Result<Bytes, String>, u64), Failure>
+    where
+        T: Serialize,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        let began = Instant::now();
+        let result = {
+            let _busy = self.journal.begin_step();
+            step().await
+        };
+        let result = match result {
+            Ok(value) => Ok(to_json(name, &value)?),
+            Err(Failure::Retryable(error) | Failure::Final(error)) => Err(error),
+            // A failure of the function rather than of the step: not a result to record.
+            Err(other) => return Err(other),
+        };
+        Ok((result, millis(began.elapsed())))
     }
 
     /// Like [`Context::run`], for a step that somebody outside works on: the step gets the fence with which they act, as
@@ -173,7 +236,7 @@ impl Context {
         F: FnOnce(Fence) -> Fut,
         Fut: Future<Output = Result<T, Failure>>,
     {
-        let begin = Request::Begin { name: name.to_owned() };
+        let begin = Request::Begin { name: name.to_owned(), guarded: false };
         let asked = Request::Run { name: name.to_owned(), result: Ok(Bytes::new()), took_ms: 0 };
         let mut begun = false;
         // One for each time a process ended in the middle of the step.
@@ -189,14 +252,39 @@ impl Context {
         self.run(name, || step(fence)).await
     }
 
+    /// Like [`Context::run`], for a step whose intent is on record before anything leaves. The step is told whether this is
+    /// the second time: an earlier process ended between intent and outcome, so that it may have been carried out
+    /// already. Then it is not begun again by itself; what it answers is recorded as the outcome, together with the next
+    /// entry that is waited for, as [`Context::note`] does.
+    ///
+    /// If `guarded`, the run has something to undo from here on: cancelling it asks it to end, and a step like this is
+    /// not begun any more.
+    ///
+    /// # Errors
+    /// [`Failure::Cancelled`] if the run was asked to end; otherwise as [`Context::run`].
+    pub async fn act<T, F, Fut>(&self, name: &str, guarded: bool, step: F) -> Result<T, Failure>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnOnce(Intent) -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        let begin = Request::Begin { name: name.to_owned(), guarded };
+        let fence = Fence { task: self.journal.claim.task, position: self.journal.position() };
+        let again = self.journal.next_replayed_is(&begin);
+        self.journal.entry(begin).await?;
+        // The intent is durable. A crash before the outcome is leaves it in doubt, whenever that is recorded.
+        self.note(name, || step(Intent { again, fence })).await
+    }
+
     /// Begins a step that somebody outside works on, as [`Context::run_fenced`] does, where other entries have to be made
-    /// before [`Context::run`] of the same name waits for its result. The fence is kept over a restart.
+    /// before [`Context::run`] of the same name waits for its result. It is on record with the next of them, and whoever
+    /// shows the fence before is refused. The fence is kept over a restart.
     ///
     /// # Errors
     /// A [`Failure`] that ends the function: pass it on.
     pub async fn begin(&self, name: &str) -> Result<Fence, Failure> {
         let fence = Fence { task: self.journal.claim.task, position: self.journal.position() };
-        self.journal.entry(Request::Begin { name: name.to_owned() }).await?;
+        self.journal.entry_noted(Request::Begin { name: name.to_owned(), guarded: false }).await?;
         Ok(fence)
     }
 
@@ -211,6 +299,7 @@ impl Context {
     /// # Errors
     /// A [`Failure`] that ends the function: pass it on.
     pub async fn interrupt(&self) -> Result<bool, Failure> {
+        self.journal.flush().await?;
         let command = Command::Interrupt { claim: self.journal.claim };
         match self.journal.client.submit_patiently(command).await {
             Ok(Reply::Interrupted(interrupted)) => Ok(interrupted),
@@ -438,6 +527,24 @@ impl Context {
         self.journal.entry(Request::Emit { name: name.to_owned(), scope: None, data }).await.map(|_| ())
     }
 
+    /// Tells an event of a scope of its own choice, exactly once however often this function is run.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on.
+    pub async fn emit_to(&self, name: &str, scope: &str, data: &impl Serialize) -> Result<(), Failure> {
+        let (data, scope) = (to_json(name, data)?, Some(scope.to_owned()));
+        self.journal.entry(Request::Emit { name: name.to_owned(), scope, data }).await.map(|_| ())
+    }
+
+    /// Like [`Context::emit`], recorded and told together with the next entry that is waited for, as [`Context::note`] is.
+    ///
+    /// # Errors
+    /// A [`Failure`] that ends the function: pass it on. An event that is refused ends the function at that next entry.
+    pub async fn emit_with_next(&self, name: &str, data: &impl Serialize) -> Result<(), Failure> {
+        let data = to_json(name, data)?;
+        self.journal.entry_noted(Request::Emit { name: name.to_owned(), scope: None, data }).await
+    }
+
     /// Cancels another run.
     ///
     /// # Errors
@@ -466,7 +573,10 @@ impl Call {
     pub async fn result<T: DeserializeOwned>(self) -> Result<T, Failure> {
         let completion = match self.begun {
             Begun::Done(completion) => completion,
-            Begun::Pending(wait) => self.journal.finish_wait(wait).await?,
+            Begun::Pending(wait) => {
+                self.journal.flush().await?;
+                self.journal.finish_wait(wait).await?
+            }
         };
         match completion {
             Completion::Child(ChildEnd { state: RunState::Completed, output: Some(output), .. }) => {

@@ -24,6 +24,9 @@ pub enum Failure {
         /// Why.
         error: String,
     },
+    /// The run was asked to end. What was done is to be undone, and then this is passed on.
+    #[error("cancelled: {0}")]
+    Cancelled(String),
     /// The journal does not fit the code. The run parks until a person has looked.
     #[error(
         "journal position {position}: the code asks for {found}, the journal holds {expected}; the code changed under a running function: restore the old code, or cancel the run"

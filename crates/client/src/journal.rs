@@ -1,11 +1,14 @@
 //! A durable function's side of its journal: positions, replay, and waiting for completions.
+//!
+//! An entry whose answer nobody needs may be *noted*: it is sent with the next one that is waited for, in one command,
+//! and so for one durable write. Whatever acts on the outside first sees to it that all that was noted is durable.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mainspring_core::command::Claim;
-use mainspring_core::journal::{Completion, Request, describe};
+use mainspring_core::journal::{Completion, Request, describe, last_place};
 use mainspring_core::row::JournalRow;
 use mainspring_core::{Command, Refusal, Reply};
 use mainspring_engine::EngineError;
@@ -46,6 +49,10 @@ impl Messages {
 struct State {
     next: u32,
     replay: VecDeque<JournalRow>,
+    /// Noted entries: those right before `next`.
+    unsent: Vec<Request>,
+    /// Noted entries that were sent, with what followed them, and are not known to be durable: by the place of the first.
+    in_flight: BTreeMap<u32, Vec<Request>>,
     waiting: BTreeMap<u32, oneshot::Sender<Completion>>,
     /// Completions that overtook the answer to their request.
     early: BTreeMap<u32, Completion>,
@@ -121,34 +128,106 @@ impl Journal {
     /// Puts the next entry on record and gives what came of it, waiting if need be.
     pub(crate) async fn entry(&self, request: Request) -> Result<Completion, Failure> {
         match self.replayed(&request)? {
-            Some(Replayed::Done(completion)) => return Ok(completion),
+            Some(Replayed::Done(completion)) => return unless_cancelled(completion),
             Some(Replayed::Pending(wait)) => return self.finish_wait(wait).await,
             None => {}
         }
         self.record(request).await
     }
 
+    /// Like [`Journal::entry`] for an entry whose answer nobody needs: it goes on record with the next.
+    pub(crate) async fn entry_noted(&self, request: Request) -> Result<(), Failure> {
+        match self.replayed(&request)? {
+            Some(Replayed::Done(_)) => Ok(()),
+            Some(Replayed::Pending(wait)) => self.finish_wait(wait).await.map(|_| ()),
+            None => self.note(request).await,
+        }
+    }
+
     /// Like [`Journal::entry`] for an entry known not to be in the journal yet.
     pub(crate) async fn record(&self, request: Request) -> Result<Completion, Failure> {
         match self.begin(request).await? {
-            Begun::Done(completion) => Ok(completion),
+            Begun::Done(completion) => unless_cancelled(completion),
             Begun::Pending(wait) => self.finish_wait(wait).await,
         }
     }
 
-    /// Puts the next entry on record without waiting for its completion.
-    pub(crate) async fn begin(&self, request: Request) -> Result<Begun, Failure> {
-        let position = {
+    /// Notes the next entry, known not to be in the journal yet: it is sent with the one that follows. What there is no
+    /// room for any more is sent at once.
+    pub(crate) async fn note(&self, request: Request) -> Result<(), Failure> {
+        assert!(request.may_go_before(), "somebody waits for what comes of {request:?}");
+        {
+            let limits = self.client.engine().limits();
             let mut state = self.lock();
-            let position = state.next;
+            let bytes: usize = state.unsent.iter().chain([&request]).map(Request::payload_bytes).sum();
+            if state.unsent.len() < limits.entries_before_max && bytes <= limits.entries_before_bytes_max {
+                state.next += 1;
+                state.unsent.push(request);
+                return Ok(());
+            }
+        }
+        self.record(request).await.map(|_| ())
+    }
+
+    /// Sees to it that everything noted so far is durable. What another branch of the function has on the way is sent once
+    /// more rather than waited for: that branch may not be looked after at the moment.
+    pub(crate) async fn flush(&self) -> Result<(), Failure> {
+        loop {
+            let (position, noted) = {
+                let mut state = self.lock();
+                if !state.unsent.is_empty() {
+                    let noted = std::mem::take(&mut state.unsent);
+                    let position = state.next - noted.len() as u32;
+                    state.in_flight.insert(position, noted.clone());
+                    (position, noted)
+                } else if let Some((position, noted)) = state.in_flight.first_key_value() {
+                    (*position, noted.clone())
+                } else {
+                    drop(state);
+                    return self.check_usable();
+                }
+            };
+            self.send_noted(position, noted).await?;
+        }
+    }
+
+    /// Puts the next entry on record, with what was noted before it, without waiting for its completion.
+    pub(crate) async fn begin(&self, request: Request) -> Result<Begun, Failure> {
+        let (position, before) = {
+            let mut state = self.lock();
+            let before = std::mem::take(&mut state.unsent);
+            let position = state.next - before.len() as u32;
+            if !before.is_empty() {
+                state.in_flight.insert(position, before.clone());
+            }
             state.next += 1;
-            position
+            (position, before)
         };
-        let command = Command::Journal { claim: self.claim, position, request };
+        if before.is_empty() {
+            return self.send(position, before, request).await;
+        }
+        let last = last_place(position, &before);
+        match self.send(position, before.clone(), request.clone()).await {
+            // All of it was refused, most likely for its last: what was noted is recorded by itself, as if it had been sent
+            // when it was asked for.
+            Err(Failure::Final(_)) => {
+                self.send_noted(position, before).await?;
+                self.send(last, Vec::new(), request).await
+            }
+            other => {
+                self.lock().in_flight.remove(&position);
+                other
+            }
+        }
+    }
+
+    async fn send(&self, position: u32, before: Vec<Request>, request: Request) -> Result<Begun, Failure> {
+        let (last, alone) = (last_place(position, &before), before.is_empty());
+        let command = Command::Journal { claim: self.claim, position, before, request };
         let reply = match self.client.submit_patiently(command).await {
             Ok(reply) => reply,
             Err(error) => {
-                if matches!(error, EngineError::Refused(_)) {
+                if alone && matches!(error, EngineError::Refused(_)) {
                     // Nothing was recorded: the next request is the next entry, for a function that goes on regardless.
                     let mut state = self.lock();
                     if state.next == position + 1 {
@@ -161,8 +240,21 @@ impl Journal {
         self.moved.notify_one();
         match reply {
             Reply::EntryDone(completion) => Ok(Begun::Done(completion)),
-            Reply::EntryPending { .. } => Ok(Begun::Pending(self.wait_in(&mut self.lock(), position))),
+            Reply::EntryPending { .. } => Ok(Begun::Pending(self.wait_in(&mut self.lock(), last))),
             other => unreachable!("a journal entry is answered as an entry, not {other:?}"),
+        }
+    }
+
+    /// Records noted entries by themselves. A refusal ends the function: whoever asked for them went on as if they were on
+    /// record.
+    async fn send_noted(&self, position: u32, mut noted: Vec<Request>) -> Result<(), Failure> {
+        let Some(request) = noted.pop() else { return Ok(()) };
+        match self.send(position, noted, request).await {
+            Ok(_) => {
+                self.lock().in_flight.remove(&position);
+                Ok(())
+            }
+            Err(failure) => Err(self.break_with(failure)),
         }
     }
 
@@ -176,10 +268,10 @@ impl Journal {
     }
 
     pub(crate) async fn finish_wait(&self, wait: Wait) -> Result<Completion, Failure> {
-        match wait {
-            Wait::Over(completion) => Ok(completion),
-            Wait::For(receiver) => receiver.await.map_err(|_| Failure::GivenUp("the worker is stopping".to_owned())),
-        }
+        unless_cancelled(match wait {
+            Wait::Over(completion) => completion,
+            Wait::For(receiver) => receiver.await.map_err(|_| Failure::GivenUp("the worker is stopping".to_owned()))?,
+        })
     }
 
     /// A message came for the run.
@@ -256,4 +348,12 @@ pub(crate) enum Replayed {
 pub(crate) enum Begun {
     Done(Completion),
     Pending(Wait),
+}
+
+/// What the run's cancellation put an end to is no answer.
+fn unless_cancelled(completion: Completion) -> Result<Completion, Failure> {
+    match completion {
+        Completion::Cancelled(reason) => Err(Failure::Cancelled(reason)),
+        other => Ok(other),
+    }
 }

@@ -29,19 +29,25 @@
 mod client;
 mod context;
 mod failure;
+mod feed;
 mod journal;
+mod saga;
 mod worker;
 
 pub use client::{Accepted, Client, ClientError, SendOptions, StartOptions};
-pub use context::{Call, Committed, Context, Message, Received, RetryPolicy, SpawnOptions};
+pub use context::{Call, Committed, Context, Intent, Message, Received, RetryPolicy, SpawnOptions};
 pub use failure::Failure;
+pub use feed::FeedPosition;
+pub use mainspring_core::FEED_POSITION;
+pub use mainspring_core::command::{Record, Start};
 pub use mainspring_core::effect::Lineage;
 pub use mainspring_core::journal::Commit;
 pub use mainspring_core::rate::RateUse;
-pub use mainspring_core::row::{DocumentRow, OnParentEnd};
+pub use mainspring_core::row::{DocumentRow, EventRow, OnParentEnd, RunRow, RunState};
 pub use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, TaskDef, WorkflowDef};
 pub use mainspring_core::{
     Admission, DocumentKey, Fence, Guard, MessageId, PutDocument, Refusal, RunId, TaskId, TenantId, WorkerId,
 };
-pub use mainspring_engine::EngineError;
+pub use mainspring_engine::{EngineError, EventNotice};
+pub use saga::{ATTENTION, Attention, Step, settle_signal};
 pub use worker::{RunningWorker, TaskContext, Worker};

@@ -43,6 +43,8 @@ enum Handler {
 /// What a task is told about itself.
 #[derive(Debug, Clone)]
 pub struct TaskContext {
+    /// A client for the run's tenant.
+    pub client: Client,
     /// The run it belongs to.
     pub run: RunId,
     /// The run's key.
@@ -382,8 +384,12 @@ impl Job {
         };
         match &self.handler {
             Handler::Task(task) => {
-                let context =
-                    TaskContext { run: self.claim.task.run, key: self.key.clone(), attempt: self.claim.attempt };
+                let context = TaskContext {
+                    client: self.client.clone(),
+                    run: self.claim.task.run,
+                    key: self.key.clone(),
+                    attempt: self.claim.attempt,
+                };
                 let task = task.clone();
                 Outcome::Ended(guarded(Box::pin(async move { task(context, input).await })).await)
             }
@@ -396,8 +402,20 @@ impl Job {
                 let _ = say.send(Said::Ready(self.claim.task, self.invocation, journal.clone()));
                 let context = Context::new(journal.clone(), self.key.clone(), self.lineage);
                 // Called inside, so that also what it does before its first await can't take the job with it.
-                let function = function.clone();
-                self.drive(guarded(Box::pin(async move { function(context, input).await })), &journal).await
+                let (function, noted) = (function.clone(), journal.clone());
+                let ending = async move {
+                    let undoing = context.clone();
+                    let ended = match function(context, input).await {
+                        Ok(output) => Ok(output),
+                        Err(failure) => Err(undoing.unwind(failure).await),
+                    };
+                    match noted.broken() {
+                        Some(_) => ended,
+                        // What was noted comes before the end, whatever that is.
+                        None => noted.flush().await.and(ended),
+                    }
+                };
+                self.drive(guarded(Box::pin(ending)), &journal).await
             }
         }
     }
@@ -452,7 +470,10 @@ fn end_of(claim: Claim, failure: Failure) -> Option<Command> {
         Failure::Retryable(_) | Failure::Child { .. } => {
             Some(Command::Fail { claim, error, retry: true, after_ms: None })
         }
-        Failure::Final(_) | Failure::Json { .. } => Some(Command::Fail { claim, error, retry: false, after_ms: None }),
+        // A run that was asked to end and fails ends cancelled.
+        Failure::Final(_) | Failure::Cancelled(_) | Failure::Json { .. } => {
+            Some(Command::Fail { claim, error, retry: false, after_ms: None })
+        }
         Failure::Supersede(reason) => Some(Command::Supersede { claim, reason }),
         Failure::Mismatch { .. } => Some(Command::Park { claim, error }),
         Failure::GivenUp(_) => None,

@@ -84,6 +84,24 @@ pub struct Start {
     pub wishes: Option<RunWishes>,
     /// The task that asks for it outside its journal. Asked for again under the same name it is the same run.
     pub child_of: Option<ChildOf>,
+    /// Its tasks are given to a worker once. A worker that is lost, runs out of time or fails ends them, because whether
+    /// they were carried out is not known.
+    pub once: bool,
+}
+
+/// What is recorded with a run's start, and must hold for it: see [`Command::StartRecorded`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The document that stands for the run.
+    pub put: PutDocument,
+    /// On whose behalf, if on a turn's.
+    pub fence: Option<Fence>,
+    /// What must hold for that.
+    pub guard: Guard,
+    /// An event told with it: name, scope, data.
+    pub event: Option<(String, Option<String>, Bytes)>,
+    /// What it takes from rate limits. Short ones refuse it.
+    pub rates: Vec<RateUse>,
 }
 
 /// A worker that announces itself.
@@ -124,7 +142,17 @@ pub enum Command {
         /// Which.
         starts: Vec<Start>,
     },
-    /// Ends a run and its children. Repeating it changes nothing.
+    /// Starts a run and writes a document that names it as its writer: both, or, if the document is not what it is
+    /// expected to be, neither. So what must happen once is started once, for as long as the document is kept.
+    StartRecorded {
+        /// Which. Neither an idempotency key nor the name of a child goes with it: the document is what makes a repeat
+        /// recognisable.
+        start: Box<Start>,
+        /// What goes with it.
+        record: Box<Record>,
+    },
+    /// Ends a run and its children. One with something to undo is asked to end instead, and ends when that is done.
+    /// Repeating it changes nothing.
     CancelRun {
         /// Which run.
         run: RunId,
@@ -280,13 +308,16 @@ pub enum Command {
         /// Which worker.
         worker: WorkerId,
     },
-    /// Adds the next entry to a durable task's journal, or reads the one already there.
+    /// Adds the next entries to a durable task's journal, or reads those already there: all of it in one decision.
+    /// Answered as the last of them.
     Journal {
         /// On whose behalf.
         claim: Claim,
-        /// The entry's position, counted from 0.
+        /// The position of the first of them, counted from 0.
         position: u32,
-        /// What is asked.
+        /// What is recorded before the last: only what [may go before](Request::may_go_before) another.
+        before: Vec<Request>,
+        /// What is asked last.
         request: Request,
     },
     /// Lets a waiting durable task leave its worker's memory. Answered `StayAwake` if something came in already.
@@ -306,6 +337,14 @@ pub enum Command {
         guard: Guard,
         /// An event told with it: name, scope, data.
         event: Option<(String, Option<String>, Bytes)>,
+    },
+    /// Writes documents and starts runs, all of it or nothing: how a reader of the log of events moves on and does what
+    /// follows from what it read, see [`FEED_POSITION`](crate::FEED_POSITION).
+    Advance {
+        /// What is written.
+        puts: Vec<PutDocument>,
+        /// What is started.
+        starts: Vec<Start>,
     },
     /// Asks how things stand for whoever works on behalf of a step. Records nothing.
     LookAtFence {
@@ -401,6 +440,10 @@ impl Command {
         match self {
             Command::StartRun { start } => start.input.len(),
             Command::StartRuns { starts } => starts.iter().map(|start| start.input.len()).sum(),
+            Command::StartRecorded { start, record } => {
+                let event = record.event.as_ref().map_or(0, |(_, _, data)| data.len());
+                start.input.len() + record.put.body.len() + event
+            }
             Command::SendMessage { payload, .. }
             | Command::EmitEvent { data: payload, .. }
             | Command::SignalRun { payload, .. }
@@ -408,7 +451,13 @@ impl Command {
             Command::PutDocument { put, event, .. } => {
                 put.body.len() + event.as_ref().map_or(0, |(_, _, data)| data.len())
             }
-            Command::Journal { request, .. } => request.payload_bytes(),
+            Command::Advance { puts, starts } => {
+                let bodies = puts.iter().map(|put| put.body.len());
+                bodies.chain(starts.iter().map(|start| start.input.len())).sum()
+            }
+            Command::Journal { before, request, .. } => {
+                before.iter().chain([request]).map(Request::payload_bytes).sum()
+            }
             Command::PutTenant { .. }
             | Command::PutWorkflow { .. }
             | Command::CancelRun { .. }

@@ -88,7 +88,21 @@ impl Step<'_> {
         event: Option<(String, Option<String>, Bytes)>,
         facts: &Facts,
     ) -> Result<Reply, Refusal> {
+        self.check_put(&put, fence, guard, event.as_ref(), facts)?;
         let by = fence.map(|fence| fence.task.run);
+        let version = self.put_checked(put, by, fence, guard, event, facts);
+        Ok(Reply::Written { version })
+    }
+
+    /// Everything that could refuse a document that is written on somebody's behalf.
+    pub(crate) fn check_put(
+        &mut self,
+        put: &PutDocument,
+        fence: Option<Fence>,
+        guard: Guard,
+        event: Option<&(String, Option<String>, Bytes)>,
+        facts: &Facts,
+    ) -> Result<(), Refusal> {
         if let Some(fence) = fence {
             self.check_fence(fence)?;
             if guard.no_message_waits && self.unread_messages(fence.task.run) > 0 && !self.inbox_closed(fence.task.run)
@@ -96,19 +110,33 @@ impl Step<'_> {
                 return Err(Refusal::MessageWaits { run: fence.task.run });
             }
         }
-        self.check_document(&put)?;
-        self.check_version(&put, facts)?;
-        if let Some((name, scope, data)) = &event {
-            self.check_event(name, scope.as_deref(), data)?;
+        self.check_document(put)?;
+        self.check_version(put, facts)?;
+        match event {
+            Some((name, scope, data)) => self.check_event(name, scope.as_deref(), data),
+            None => Ok(()),
         }
+    }
+
+    /// Writes a checked document, and does what goes with it.
+    pub(crate) fn put_checked(
+        &mut self,
+        put: PutDocument,
+        by: Option<RunId>,
+        fence: Option<Fence>,
+        guard: Guard,
+        event: Option<(String, Option<String>, Bytes)>,
+        facts: &Facts,
+    ) -> u64 {
         if let Some(fence) = fence.filter(|_| guard.passes_commit_point) {
             self.close_inbox(fence.task.run);
         }
         let version = self.write_document(put, by, facts);
         if let Some((name, scope, data)) = event {
-            self.publish(EventRow { name, scope, at: self.now, run: by, data, metadata: None }, None);
+            let run = fence.map(|fence| fence.task.run).or(by);
+            self.publish(EventRow { name, scope, at: self.now, run, data, metadata: None }, None);
         }
-        Ok(Reply::Written { version })
+        version
     }
 
     pub(crate) fn check_document(&self, put: &PutDocument) -> Result<(), Refusal> {

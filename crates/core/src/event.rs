@@ -44,7 +44,7 @@ impl Step<'_> {
     }
 
     pub(crate) fn check_event(&self, name: &str, scope: Option<&str>, data: &Bytes) -> Result<(), Refusal> {
-        let starts = self.check_events(scope, [(name, data)])?;
+        let starts = self.check_events([(name, scope, data)])?;
         // An event that starts nothing is taken even when no run may start: it may be what lets others end.
         if starts == 0 { Ok(()) } else { self.check_live_runs() }
     }
@@ -52,11 +52,10 @@ impl Step<'_> {
     /// Checks events of one decision, which together have the limits of one. Answers how many runs they start.
     pub(crate) fn check_events<'e>(
         &self,
-        scope: Option<&str>,
-        events: impl IntoIterator<Item = (&'e str, &'e Bytes)>,
+        events: impl IntoIterator<Item = (&'e str, Option<&'e str>, &'e Bytes)>,
     ) -> Result<usize, Refusal> {
         let (mut woken, mut starts, mut copies) = (0_usize, 0_usize, 0_usize);
-        for (name, data) in events {
+        for (name, scope, data) in events {
             self.check_label("the event's name", name)?;
             if let Some(scope) = scope {
                 self.check_key("the event's scope", scope)?;

@@ -4,6 +4,8 @@
 //! the top, a function asks the same in the same order and reads the answers back. Complete entries are not resident;
 //! pending ones live in the task's row, because timers, inboxes and children must find them.
 
+mod entry;
+
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
@@ -14,16 +16,18 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Claim, Fact, Facts, Need};
+use crate::command::Facts;
 use crate::document::{DocumentKey, PutDocument};
 use crate::effect::Effect;
 use crate::id::{MessageId, Ms, RunId, TaskId};
-use crate::machine::{Consequence, End, Step};
-use crate::reply::{Refusal, Reply};
+use crate::machine::{Consequence, Step};
+use crate::reply::Refusal;
 use crate::row::{self, EventRow, JournalRow, OnParentEnd, Parent, PayloadRef, RunState, TaskState};
 use crate::run::NewRun;
 use crate::timer::TimerKey;
 use crate::write::Table;
+
+pub use entry::last_place;
 
 /// How long something is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +126,9 @@ pub enum Request {
     Begin {
         /// The step's name.
         name: String,
+        /// What it does may have to be undone: from here on the run is asked to end rather than ended. If it was asked
+        /// already, this is not begun, and completes as cancelled.
+        guarded: bool,
     },
     /// Closes the inbox and does everything else that goes with it, in one decision or not at all.
     Commit {
@@ -137,7 +144,7 @@ pub enum Request {
     },
 }
 
-/// What goes with the end of a turn.
+/// What is done in one decision; in a run with an inbox, with the end of a turn.
 ///
 /// Completes as `false`, with nothing done, if a message waits and the inbox is not closed yet; as failed, with nothing
 /// done, if a document is not what it was taken to be.
@@ -145,14 +152,18 @@ pub enum Request {
 pub struct Commit {
     /// Also while a message waits: it goes to the successor.
     pub force: bool,
+    /// It is the intent of something that may have to be undone: see [`Request::Begin`].
+    pub guarded: bool,
     /// Documents to be written.
     pub documents: Vec<PutDocument>,
     /// Runs to be started that nobody waits for: workflow, key, input.
     pub runs: Vec<(String, Option<String>, Bytes)>,
     /// Messages to other inboxes: workflow, key, payload.
     pub messages: Vec<(String, String, Bytes)>,
-    /// Events scoped to the run's key: name, data.
+    /// Events: name, data.
     pub events: Vec<(String, Bytes)>,
+    /// What its events concern. `None` takes the run's key.
+    pub scope: Option<String>,
 }
 
 impl Commit {
@@ -264,6 +275,8 @@ pub enum Completion {
     Spawned(RunId),
     /// A child ended.
     Child(ChildEnd),
+    /// It was given up, or not begun, because the run was asked to end, for this reason.
+    Cancelled(String),
 }
 
 /// What a pending entry waits for.
@@ -323,8 +336,8 @@ impl Request {
             | Request::Signal { payload, .. }
             | Request::Emit { data: payload, .. } => payload.len(),
             Request::Commit { commit } => commit.payload_bytes(),
-            Request::Run { result: Err(_), .. }
-            | Request::Sleep { .. }
+            Request::Run { result: Err(error), .. } => error.len(),
+            Request::Sleep { .. }
             | Request::Receive { .. }
             | Request::Peek
             | Request::Close { .. }
@@ -353,7 +366,7 @@ impl Request {
             Request::Signal { run, name, .. } => named(EntryKind::Signal, name, &[&run.to_bytes()]),
             Request::Emit { name, .. } => named(EntryKind::Emit, name, &[]),
             Request::Cancel { run, .. } => named(EntryKind::Cancel, &run.to_string(), &[]),
-            Request::Begin { name } => named(EntryKind::Begin, name, &[]),
+            Request::Begin { name, .. } => named(EntryKind::Begin, name, &[]),
             Request::Commit { .. } => named(EntryKind::Commit, "", &[]),
         }
     }
@@ -375,130 +388,10 @@ enum Begun {
 }
 
 impl Step<'_> {
-    pub(crate) fn journal(
-        &mut self,
-        claim: Claim,
-        position: u32,
-        request: Request,
-        facts: &Facts,
-    ) -> Result<Reply, Refusal> {
-        let next = self.claimed(&claim)?.journal_len;
-        let run = self.t.runs.get(&claim.task.run).ok_or(Refusal::NoRun { run: claim.task.run })?;
-        if !run.def.tasks[usize::from(claim.task.index)].durable {
-            return Err(Refusal::NotDurable { task: claim.task });
-        }
-        if position < next {
-            return self.journal_again(claim.task, position, &request, facts);
-        }
-        if position > next {
-            return Err(Refusal::JournalGap { position, next });
-        }
-        self.check_request(claim.task, &request)?;
-
-        let (entry, label, fingerprint) = request.identity();
-        let now = self.now;
-        let requested_at = match &request {
-            Request::Run { took_ms, .. } => now.saturating_sub(*took_ms),
-            Request::Sleep { .. }
-            | Request::Receive { .. }
-            | Request::Peek
-            | Request::Close { .. }
-            | Request::WaitEvent { .. }
-            | Request::WaitSignal { .. }
-            | Request::Spawn { .. }
-            | Request::Signal { .. }
-            | Request::Emit { .. }
-            | Request::Begin { .. }
-            | Request::Commit { .. }
-            | Request::Cancel { .. } => now,
-        };
-        let ends_step = matches!(request, Request::Run { .. });
-        let begun = self.begin_entry(claim.task, position, request, facts);
-        let done = match &begun {
-            Begun::Done(completion) => Some((now, completion.clone())),
-            Begun::Pending(..) => None,
-        };
-        let row = JournalRow { kind: entry, label: label.clone(), fingerprint, requested_at, done };
-        self.out.put(Table::Journal, &row::key::journal(self.tenant, claim.task, position), &row);
-        if let Some(task) = self.t.task_mut(claim.task) {
-            task.journal_len += 1;
-            // A recorded entry is progress: whatever took workers away before was not this task stuck.
-            task.losses = 0;
-            if ends_step {
-                task.fence = None;
-            }
-        }
-        self.dirty_task(claim.task);
-        match begun {
-            Begun::Done(completion) => Ok(Reply::EntryDone(completion)),
-            Begun::Pending(kind, deadline) => {
-                let child = match &kind {
-                    PendingKind::Child { run } => Some(*run),
-                    PendingKind::Sleep
-                    | PendingKind::Receive { .. }
-                    | PendingKind::Event { .. }
-                    | PendingKind::Signal { .. } => None,
-                };
-                if let PendingKind::Event { name, scope } = &kind {
-                    let waits = self.t.event_waits.entry(name.clone()).or_default();
-                    waits.entry(scope.clone()).or_default().insert((claim.task, position));
-                }
-                if let Some(deadline) = deadline {
-                    self.timers.set(deadline, self.tenant, TimerKey::Entry(claim.task, position));
-                }
-                if let Some(task) = self.t.task_mut(claim.task) {
-                    let pending = Pending { entry, label, fingerprint, requested_at: now, deadline, kind };
-                    task.pending.insert(position, pending);
-                }
-                Ok(Reply::EntryPending { child })
-            }
-        }
-    }
-
-    /// An entry that exists already: the same question gets the same answer, another question is a mismatch.
-    fn journal_again(
-        &mut self,
-        task: TaskId,
-        position: u32,
-        request: &Request,
-        facts: &Facts,
-    ) -> Result<Reply, Refusal> {
-        let (kind, label, fingerprint) = request.identity();
-        let mismatch =
-            |expected: String| Refusal::JournalMismatch { position, expected, found: describe(kind, &label) };
-        let pending = self.t.task(task).and_then(|row| row.pending.get(&position));
-        if let Some(pending) = pending {
-            if (pending.entry, pending.fingerprint) != (kind, fingerprint) {
-                return Err(mismatch(describe(pending.entry, &pending.label)));
-            }
-            let child = match &pending.kind {
-                PendingKind::Child { run } => Some(*run),
-                PendingKind::Sleep
-                | PendingKind::Receive { .. }
-                | PendingKind::Event { .. }
-                | PendingKind::Signal { .. } => None,
-            };
-            return Ok(Reply::EntryPending { child });
-        }
-        match facts.get(&Need::Journal(task, position)) {
-            Some(Fact::Journal(JournalRow { kind: k, fingerprint: f, done: Some((_, completion)), .. }))
-                if (*k, *f) == (kind, fingerprint) =>
-            {
-                Ok(Reply::EntryDone(completion.clone()))
-            }
-            Some(Fact::Journal(row)) => Err(mismatch(describe(row.kind, &row.label))),
-            _ => Err(mismatch("an entry that could not be read".to_owned())),
-        }
-    }
-
     fn check_request(&self, id: TaskId, request: &Request) -> Result<(), Refusal> {
         let task = self.t.task(id).ok_or(Refusal::NoRun { run: id.run })?;
         if task.journal_len >= self.limits.journal_entries_max {
-            return Err(Refusal::Full {
-                what: "entries in this task's journal",
-                max: self.limits.journal_entries_max as usize,
-                action: "end the function and continue in a new run with the state it needs",
-            });
+            return Err(self.journal_full());
         }
         if task.pending.len() >= self.limits.pending_entries_max {
             return Err(Refusal::Full {
@@ -542,11 +435,8 @@ impl Step<'_> {
                 self.check_payload("the signal's payload", payload)
             }
             Request::Emit { name, scope, data } => self.check_event(name, scope.as_deref(), data),
-            Request::Begin { name } => self.check_label("the step's name", name),
-            Request::Commit { commit } => {
-                in_inbox_run()?;
-                self.check_commit(id, commit)
-            }
+            Request::Begin { name, .. } => self.check_label("the step's name", name),
+            Request::Commit { commit } => self.check_commit(id, commit),
             Request::Cancel { .. } => Ok(()),
         }
     }
@@ -572,9 +462,10 @@ impl Step<'_> {
         for (workflow, key, payload) in &commit.messages {
             self.check_message(workflow, key, payload, usize::MAX)?;
         }
-        let scope = self.t.runs.get(&id.run).and_then(|run| run.row.key.as_deref());
-        let events = commit.events.iter().map(|(name, data)| (name.as_str(), data));
-        let triggered = self.check_events(scope, events)?;
+        let of_run = || self.t.runs.get(&id.run).and_then(|run| run.row.key.as_deref());
+        let scope = commit.scope.as_deref().or_else(of_run);
+        let events = commit.events.iter().map(|(name, data)| (name.as_str(), scope, data));
+        let triggered = self.check_events(events)?;
         // Each was checked as if it came alone; they come together.
         let places = commit.messages.iter().map(|(workflow, key, _)| (workflow.clone(), key.clone()));
         let begun: BTreeSet<_> = places.filter(|place| !self.t.inboxes.contains_key(place)).collect();
@@ -586,6 +477,11 @@ impl Step<'_> {
 
     /// Carries a checked commit out, whole or not at all.
     fn commit(&mut self, id: TaskId, commit: Commit, facts: &Facts) -> Completion {
+        if commit.guarded
+            && let Some(reason) = self.asked_to_end(id.run)
+        {
+            return Completion::Cancelled(reason);
+        }
         if self.messages_wait(id.run) && !commit.force {
             return Completion::Bool(false);
         }
@@ -599,11 +495,15 @@ impl Step<'_> {
                 return Completion::Failed(conflict.to_string());
             }
         }
+        if commit.guarded {
+            self.guard_run(id.run);
+        }
         self.close_inbox(id.run);
         for put in commit.documents {
             self.write_document(put, Some(id.run), facts);
         }
-        let scope = self.t.runs.get(&id.run).and_then(|run| run.row.key.clone());
+        let of_run = || self.t.runs.get(&id.run).and_then(|run| run.row.key.clone());
+        let scope = commit.scope.or_else(of_run);
         for (name, data) in commit.events {
             let event = EventRow { name, scope: scope.clone(), at: self.now, run: Some(id.run), data, metadata: None };
             self.publish(event, None);
@@ -696,7 +596,13 @@ impl Step<'_> {
                 self.publish(event, None);
                 Begun::Done(Completion::Unit)
             }
-            Request::Begin { .. } => {
+            Request::Begin { guarded, .. } => {
+                if guarded {
+                    if let Some(reason) = self.asked_to_end(id.run) {
+                        return Begun::Done(Completion::Cancelled(reason));
+                    }
+                    self.guard_run(id.run);
+                }
                 if let Some(task) = self.t.task_mut(id) {
                     task.fence = Some(position);
                 }
@@ -704,9 +610,8 @@ impl Step<'_> {
             }
             Request::Commit { commit } => Begun::Done(self.commit(id, *commit, facts)),
             Request::Cancel { run, reason } => {
-                let error = Some(self.kept_text(reason));
-                let end = End { state: RunState::Cancelled, output: None, error };
-                self.agenda.push_back(Consequence::EndRun { run, end });
+                let reason = self.kept_text(reason);
+                self.agenda.push_back(Consequence::CancelRun { run, reason });
                 Begun::Done(Completion::Unit)
             }
         }

@@ -60,6 +60,19 @@ impl Step<'_> {
                 self.agenda.push_back(Consequence::EndRun { run: id, end });
             }
             KeyStrategy::CancelInProgress => {
+                // One that has something to undo keeps the place until that is done; who waits for it is the newest alone.
+                let oldest = queue.live.first().and_then(|oldest| self.t.runs.get(oldest).map(|run| (*oldest, run)));
+                if let Some((oldest, _)) =
+                    oldest.filter(|(_, run)| run.row.guarded && run.row.state != RunState::Parked)
+                {
+                    let reason = format!("run {id} took its place for key {key:?}");
+                    self.agenda.push_back(Consequence::CancelRun { run: oldest, reason: reason.clone() });
+                    for (_, _, waiting) in core::mem::take(&mut queue.waiting) {
+                        self.agenda.push_back(Consequence::CancelRun { run: waiting, reason: reason.clone() });
+                    }
+                    queue.waiting.insert(spot);
+                    return false;
+                }
                 // The place changes hands at once, so that it can't go to anybody else in between.
                 let oldest = queue.live.pop_first();
                 queue.live.insert(id);

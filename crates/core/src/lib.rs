@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+mod advance;
 pub mod command;
 pub mod document;
 pub mod effect;
@@ -41,6 +42,7 @@ pub mod worker;
 pub mod workflow;
 pub mod write;
 
+pub use crate::advance::FEED_POSITION;
 pub use crate::command::{Admission, Command, Fact, Facts, Held, Need, NewWorker, Start};
 pub use crate::document::{DocumentKey, Guard, PutDocument};
 pub use crate::effect::{Dispatch, Effect, TaskChange};

@@ -15,6 +15,11 @@ pub struct Limits {
     pub journal_entries_max: u32,
     /// Journal entries of one task that are pending at once.
     pub pending_entries_max: usize,
+    /// Journal entries that may go before the last of one command. A function records more than this without an answer
+    /// only in a loop, and then one durable write for so many costs little.
+    pub entries_before_max: usize,
+    /// Bytes of them together. What is larger pays for a write of its own with its size alone.
+    pub entries_before_bytes_max: usize,
     /// Signals sent to one run and not yet taken.
     pub signals_max: usize,
     /// Runs one event may start or wake.
@@ -95,6 +100,8 @@ impl Default for Limits {
             live_runs_max: 2_000_000,
             journal_entries_max: 10_000,
             pending_entries_max: 1_000,
+            entries_before_max: 16,
+            entries_before_bytes_max: 256 * 1024,
             signals_max: 1_000,
             event_fan_out_max: 1_000,
             trigger_depth_max: 4,

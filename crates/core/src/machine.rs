@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use crate::command::{Command, Facts, Need};
 use crate::id::{Ids, Ms, RunId, TaskId, TenantId, mix};
 use crate::inbox::once_key;
-use crate::journal::{Completion, Request};
+use crate::journal::{Completion, Request, last_place};
 use crate::limit::Limits;
 use crate::reply::{Counts, Refusal, Reply};
 use crate::row::{self, MetaRow, PayloadRef, RunState};
@@ -46,6 +46,7 @@ pub struct Core {
 #[derive(Debug)]
 pub(crate) enum Consequence {
     EndRun { run: RunId, end: End },
+    CancelRun { run: RunId, reason: String },
     BeginRun(RunId),
     CompleteEntry { task: TaskId, position: u32, completion: Completion },
     Assign(String),
@@ -109,21 +110,32 @@ impl Core {
     pub fn needs(&self, tenant: TenantId, command: &Command) -> Vec<Need> {
         let Some(tenant) = self.tenants.get(&tenant) else { return Vec::new() };
         let documents = match command {
-            Command::Journal { claim, position, request: Request::Commit { commit } }
-                if tenant.journal_need(claim, *position).is_none() =>
+            Command::Journal { claim, position, before, request: Request::Commit { commit } }
+                if tenant.journal_need(claim, last_place(*position, before)).is_none() =>
             {
                 commit.documents.as_slice()
             }
             Command::PutDocument { put, .. } => core::slice::from_ref(put),
+            Command::StartRecorded { record, .. } => core::slice::from_ref(&record.put),
+            Command::Advance { puts, .. } => puts,
             _ => &[],
         };
         let documents = documents.iter().filter_map(|put| tenant.document_need(&put.key));
-        Core::need(tenant, command).into_iter().chain(documents).collect()
+        let before = match command {
+            Command::Journal { claim, position, before, .. } => {
+                let places = (*position..last_place(*position, before)).take(self.limits.entries_before_max);
+                places.filter_map(|place| tenant.journal_need(claim, place)).collect()
+            }
+            _ => Vec::new(),
+        };
+        before.into_iter().chain(Core::need(tenant, command)).chain(documents).collect()
     }
 
     fn need(tenant: &Tenant, command: &Command) -> Option<Need> {
         match command {
-            Command::Journal { claim, position, .. } => tenant.journal_need(claim, *position),
+            Command::Journal { claim, position, before, .. } => {
+                tenant.journal_need(claim, last_place(*position, before))
+            }
             Command::SendMessage { workflow, key, admission, .. } => {
                 let (id, _) = admission.once.as_ref()?;
                 tenant.document_need(&once_key(workflow, key, id))
@@ -143,6 +155,7 @@ impl Core {
             | Command::PutWorkflow { .. }
             | Command::StartRun { .. }
             | Command::StartRuns { .. }
+            | Command::StartRecorded { .. }
             | Command::EnrolWorker { .. }
             | Command::ConnectWorker { .. }
             | Command::DisconnectWorker { .. }
@@ -153,6 +166,7 @@ impl Core {
             | Command::ReleaseSlots { .. }
             | Command::PutRate { .. }
             | Command::PutDocument { .. }
+            | Command::Advance { .. }
             | Command::LookAtFence { .. }
             | Command::PassCommitPoint { .. }
             | Command::Interrupt { .. }
@@ -285,7 +299,9 @@ impl Step<'_> {
             Command::SendMessage { workflow, key, payload, idempotency, admission } => {
                 self.send_message(&workflow, &key, payload, idempotency, *admission, facts)
             }
+            Command::StartRecorded { start, record } => self.start_recorded(*start, *record, facts),
             Command::PutDocument { put, fence, guard, event } => self.put_document(put, fence, guard, event, facts),
+            Command::Advance { puts, starts } => self.advance_reader(puts, starts, facts),
             Command::LookAtFence { fence } => self.look_at_fence(fence),
             Command::PassCommitPoint { fence } => self.pass_commit_point(fence),
             Command::Interrupt { claim } => self.interrupt(claim),
@@ -308,7 +324,9 @@ impl Step<'_> {
             Command::PutLog { task, line } => self.put_log(task, line, facts),
             Command::HeartbeatWorker { worker } => self.heartbeat_worker(worker),
             Command::RemoveWorker { worker } => self.remove_worker(worker),
-            Command::Journal { claim, position, request } => self.journal(claim, position, request, facts),
+            Command::Journal { claim, position, before, request } => {
+                self.journal(claim, position, before, request, facts)
+            }
             Command::Suspend { claim, waiting } => self.suspend(claim, &waiting),
             Command::Complete { claim, output } => self.complete(claim, output, facts),
             Command::Supersede { claim, reason } => self.supersede(claim, reason, facts),
@@ -345,6 +363,7 @@ impl Step<'_> {
         while let Some(consequence) = self.agenda.pop_front() {
             match consequence {
                 Consequence::EndRun { run, end } => self.end_run(run, end),
+                Consequence::CancelRun { run, reason } => self.cancel_or_ask(run, reason),
                 Consequence::BeginRun(run) => self.begin_run(run),
                 Consequence::CompleteEntry { task, position, completion } => {
                     self.complete_entry(task, position, completion);

@@ -48,6 +48,7 @@ impl Step<'_> {
         row.output = None;
         row.error = None;
         row.finished_at = None;
+        (row.guarded, row.asked_to_end) = (false, None);
         let again = again(&def, tasks.as_deref());
         let mut run = Run::new(row, def, rows.clone());
         run.named = children.iter().map(|(index, child)| ((*index, child.name.clone()), child.run)).collect();

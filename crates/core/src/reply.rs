@@ -367,6 +367,12 @@ pub enum Refusal {
         /// The next free position.
         next: u32,
     },
+    /// A journal entry came before another in one command, and is of a kind that is answered.
+    #[error("{entry} can't go before another journal entry in one command: send it last, or by itself")]
+    NotBefore {
+        /// What was asked.
+        entry: String,
+    },
     /// A journal request on a task that has none.
     #[error("task {task} is not durable: it has no journal")]
     NotDurable {
@@ -409,6 +415,7 @@ impl Refusal {
             Refusal::Full { .. } => "limit_reached",
             Refusal::JournalMismatch { .. } => "journal_mismatch",
             Refusal::JournalGap { .. } => "journal_gap",
+            Refusal::NotBefore { .. } => "entry_needs_answer",
             Refusal::NotDurable { .. } => "not_durable",
         }
     }

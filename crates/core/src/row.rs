@@ -289,15 +289,22 @@ pub struct RunRow {
     pub group: Option<RunId>,
     /// How many runs of that chain were superseded before this one.
     pub superseded_before: u32,
+    /// Its tasks are given to a worker once: lost, late or failed they are not tried again.
+    pub once: bool,
+    /// It has begun what may have to be undone: cancelling it asks it to end.
+    pub guarded: bool,
+    /// Why it was asked to end, if it was.
+    pub asked_to_end: Option<String>,
 }
 
 impl Row for RunRow {
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
 
     fn older(version: u8, body: &[u8]) -> Option<Self> {
         match version {
-            1 => grown(body, 6),
-            2 => grown(body, 2),
+            1 => grown(body, 9),
+            2 => grown(body, 5),
+            3 => grown(body, 3),
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use core::fmt::Write;
 
 use bytes::Bytes;
 
-use crate::command::{Fact, Facts, Need, Start};
+use crate::command::{Fact, Facts, Need, Record, Start};
 use crate::effect::Effect;
 use crate::id::{Ms, RunId, TaskId, VersionId};
 use crate::journal::{ChildEnd, Completion, Pending, PendingKind};
@@ -108,6 +108,7 @@ pub(crate) struct NewRun {
     pub(crate) child_of: Option<ChildOf>,
     pub(crate) event: Option<EventRef>,
     pub(crate) lineage: Option<(RunId, u32)>,
+    pub(crate) once: bool,
 }
 
 impl NewRun {
@@ -127,6 +128,7 @@ impl NewRun {
             child_of: None,
             event: None,
             lineage: None,
+            once: false,
         }
     }
 }
@@ -165,6 +167,18 @@ impl Step<'_> {
             runs.push(known.map_or_else(|| self.start_checked(start), Ok)?);
         }
         Ok(Reply::StartedAll { runs })
+    }
+
+    pub(crate) fn start_recorded(&mut self, start: Start, record: Record, facts: &Facts) -> Result<Reply, Refusal> {
+        let Record { put, fence, guard, event, rates } = record;
+        let start = Start { idempotency: None, child_of: None, ..start };
+        self.check_put(&put, fence, guard, event.as_ref(), facts)?;
+        self.check_request_to_start(&start)?;
+        // The last check, because it takes what it finds.
+        self.admit_message(&rates)?;
+        let run = self.start_checked(start)?;
+        self.put_checked(put, Some(run), fence, guard, event, facts);
+        Ok(Reply::Started { run, duplicate: false })
     }
 
     /// Everything that could refuse a start, before anything is recorded; and the run, if it was started before.
@@ -220,6 +234,7 @@ impl Step<'_> {
             metadata: start.metadata,
             wishes: start.wishes,
             child_of: start.child_of,
+            once: start.once,
             ..NewRun::of(id, version, def)
         });
         Ok(id)
@@ -314,6 +329,9 @@ impl Step<'_> {
             event: new.event,
             group: new.lineage.map(|(group, _)| group),
             superseded_before: new.lineage.map_or(0, |(_, before)| before),
+            once: new.once,
+            guarded: false,
+            asked_to_end: None,
         };
         if let Some(parent) = &new.parent
             && let Some(run) = self.t.runs.get_mut(&parent.task.run)
@@ -411,9 +429,8 @@ impl Step<'_> {
             let cancel = self.t.runs.get(&child).and_then(|run| run.row.parent).map(|parent| parent.on_end);
             match cancel {
                 Some(OnParentEnd::Cancel) => {
-                    let error = Some(format!("its parent run {id} ended"));
-                    let end = End { state: RunState::Cancelled, output: None, error };
-                    self.agenda.push_back(Consequence::EndRun { run: child, end });
+                    let reason = format!("its parent run {id} ended");
+                    self.agenda.push_back(Consequence::CancelRun { run: child, reason });
                 }
                 Some(OnParentEnd::Abandon) | None => {}
             }
@@ -445,9 +462,57 @@ impl Step<'_> {
                 _ => Err(Refusal::NoRun { run: id }),
             };
         }
-        let end = End { state: RunState::Cancelled, output: None, error: Some(self.kept_text(reason)) };
-        self.agenda.push_back(Consequence::EndRun { run: id, end });
+        let reason = self.kept_text(reason);
+        self.agenda.push_back(Consequence::CancelRun { run: id, reason });
         Ok(Reply::Done)
+    }
+
+    /// Ends a run, or, if it has begun what may have to be undone, asks it to end: what it waits for is given up, and it
+    /// begins nothing new but what it takes to undo. One that is parked can undo nothing, and ends.
+    pub(crate) fn cancel_or_ask(&mut self, id: RunId, reason: String) {
+        let Some(run) = self.t.runs.get_mut(&id) else { return };
+        if !run.row.guarded || run.row.state == RunState::Parked {
+            let end = End { state: RunState::Cancelled, output: None, error: Some(reason) };
+            self.agenda.push_back(Consequence::EndRun { run: id, end });
+            return;
+        }
+        if run.row.asked_to_end.is_some() {
+            return;
+        }
+        run.row.asked_to_end = Some(reason.clone());
+        self.dirty_runs.insert(id);
+        let tasks = run.tasks.iter().enumerate().map(|(index, task)| (TaskId { run: id, index: index as u16 }, task));
+        for (task, row) in tasks.filter(|(_, row)| !row.state.ended()) {
+            for (position, pending) in &row.pending {
+                let consequence = match &pending.kind {
+                    // It may have something to undo as well: its end is waited for.
+                    PendingKind::Child { run } => Consequence::CancelRun { run: *run, reason: reason.clone() },
+                    PendingKind::Sleep
+                    | PendingKind::Receive { .. }
+                    | PendingKind::Event { .. }
+                    | PendingKind::Signal { .. } => {
+                        let completion = Completion::Cancelled(reason.clone());
+                        Consequence::CompleteEntry { task, position: *position, completion }
+                    }
+                };
+                self.agenda.push_back(consequence);
+            }
+        }
+    }
+
+    /// From here on the run has something to undo.
+    pub(crate) fn guard_run(&mut self, id: RunId) {
+        if let Some(run) = self.t.runs.get_mut(&id)
+            && !run.row.guarded
+        {
+            run.row.guarded = true;
+            self.dirty_runs.insert(id);
+        }
+    }
+
+    /// Why the run was asked to end, if it was.
+    pub(crate) fn asked_to_end(&self, id: RunId) -> Option<String> {
+        self.t.runs.get(&id)?.row.asked_to_end.clone()
     }
 
     pub(crate) fn cancel_task(&mut self, id: TaskId, reason: String, facts: &Facts) -> Result<Reply, Refusal> {
@@ -596,6 +661,7 @@ impl Step<'_> {
                     self.explain_task(run, task, index as u16, &def.action, &def.name)
                         .map(|(reason, since)| (Some(reason), Some(since)))
                 })
+                .map(|(reason, since)| (reason.map(|reason| undoing(run, reason)), since))
                 .unwrap_or((None, None)),
             RunState::Completed | RunState::Failed | RunState::Cancelled | RunState::Superseded => (None, None),
         };
@@ -683,6 +749,13 @@ impl Step<'_> {
             | TaskState::Cancelled
             | TaskState::Skipped => None,
         }
+    }
+}
+
+fn undoing(run: &Run, reason: String) -> String {
+    match &run.row.asked_to_end {
+        Some(asked) => format!("{reason}; it was asked to end ({asked}) and undoes what it has done"),
+        None => reason,
     }
 }
 

@@ -376,13 +376,21 @@ impl Step<'_> {
         self.publish_lifecycle(id.run, "parked", Some(&error));
     }
 
+    /// Whether a task is given to a worker only once.
+    fn is_once(&self, id: TaskId) -> bool {
+        self.t.runs.get(&id.run).is_some_and(|run| run.row.once)
+    }
+
     fn attempt_failed(&mut self, id: TaskId, error: String, retry: bool, after_ms: Option<u64>) {
         let Some(rule) = self.task_def(id).map(|def| def.retry) else { return };
+        let retry = retry && !self.is_once(id);
         let Some(task) = self.t.task_mut(id) else { return };
         task.failures += 1;
         let failures = task.failures;
         if !retry || failures >= rule.attempts_max {
-            self.end_task(id, TaskState::Failed, None, Some(error));
+            // Who was asked to end and does not succeed ends as asked.
+            let state = if self.asked_to_end(id.run).is_some() { TaskState::Cancelled } else { TaskState::Failed };
+            self.end_task(id, state, None, Some(error));
             self.task_ended(id);
             return;
         }
@@ -417,7 +425,8 @@ impl Step<'_> {
         task.losses += 1;
         task.error = Some(why.to_owned());
         let losses = task.losses;
-        let of_its_own = self.task_def(id).and_then(|def| def.losses_max);
+        let once = self.is_once(id).then_some(0);
+        let of_its_own = once.or_else(|| self.task_def(id).and_then(|def| def.losses_max));
         if of_its_own.is_some_and(|max| losses > max) {
             let error = format!("{why}; given up after losing {losses} workers in a row");
             self.end_task(id, TaskState::Failed, None, Some(error));

@@ -183,12 +183,14 @@ impl Partition {
         let max = match command {
             Command::StartRun { .. }
             | Command::StartRuns { .. }
+            | Command::StartRecorded { .. }
             | Command::ReplayRun { .. }
             | Command::SendMessage { .. }
             | Command::EmitEvent { .. }
             | Command::PutDocument { fence: None, .. }
             | Command::PutLog { .. } => UNAPPLIED_BYTES_MAX,
             Command::Journal { .. }
+            | Command::Advance { .. }
             | Command::PutDocument { fence: Some(_), .. }
             | Command::SignalRun { .. }
             | Command::PutWorkflow { .. } => 2 * UNAPPLIED_BYTES_MAX,

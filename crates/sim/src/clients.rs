@@ -324,7 +324,7 @@ pub async fn start(host: Host, tenant: TenantId) {
         host.sim().pause(&mut chance, host.sim().plan().pause_ms).await;
         let workflow = *chance.pick(&[
             "job", "job", "single", "newest", "dag", "saga", "saga", "drift", "scripted", "scripted", "limited",
-            "limited", "heavy", "checked", "checked", "parent",
+            "limited", "heavy", "checked", "checked", "parent", "trip", "trip",
         ]);
         let text = format!("{}run {nth}.", marker(tenant.0));
         let input = Bytes::from(json!({ "text": text, "variant": chance.below(64) }).to_string());

@@ -45,18 +45,21 @@ async fn offer_one(
         Agents::new(AGENTS.iter().enumerate().map(|(nth, (name, ..))| (tenant, (*name).to_owned(), settings(nth))));
     let idle = Duration::from_millis(host.sim().plan().idle_ms);
     let worker = Worker::new(client.clone(), "built-in flows").idle_after(idle);
-    let door = TurnDoor { tokens: TurnTokens::new([7; 32]), calls_url: "http://server/v1/turn".to_owned() };
+    let door =
+        TurnDoor { tokens: TurnTokens::new([7; 32]), calls_url: "http://server/v1/turn".to_owned(), tools: None };
     let worker = mainspring_flows::offer(worker, &client, &agents, outside, door);
     let def = |name: &str| {
         let mut def = WorkflowDef::single(name, true);
         def.tasks[0].retry = RetryRule { attempts_max: 4, backoff_ms: 50, backoff_percent: 200, backoff_max_ms: 500 };
         def
     };
-    let (a, b, c) = (Own::of(host, process), Own::of(host, process), Own::of(host, process));
+    let own = || Own::of(host, process);
+    let (a, b, c, d) = (own(), own(), own(), own());
     worker
         .function(def("agent-function"), move |ctx, call: AgentCall| agent_function(a.clone(), ctx, call))
         .function(def("saga"), move |ctx, input: Value| saga(b.clone(), ctx, input))
         .function(def("drift"), move |ctx, input: Value| drift(c.clone(), ctx, input))
+        .function(def("trip"), move |ctx, input: Value| trip(d.clone(), ctx, input))
         .start()
         .await
 }
@@ -75,6 +78,11 @@ impl Own {
 
     /// A step that must not be carried out again once its result is recorded.
     async fn once(&self, ctx: &Context, name: &str, ms_max: u64) -> Result<String, Failure> {
+        self.once_after(ctx, name, ms_max, None).await
+    }
+
+    /// The same, where the step `noted` was noted right before: that must be on record by the time this one begins.
+    async fn once_after(&self, ctx: &Context, name: &str, ms_max: u64, noted: Option<&str>) -> Result<String, Failure> {
         let label = format!("once {name}");
         let run = ctx.run_id().0;
         ctx.run(&label, || async {
@@ -82,7 +90,7 @@ impl Own {
             // A process that was put aside may repeat a step until it finds out; whoever took over must not.
             if !self.process.has_ended() && self.host.current().is_some_and(|up| up.number == self.process.number) {
                 self.host.sim().trace(format_args!("step {label:?} of {run:x} in process {}", self.process.number));
-                self.host.sim().lock().books.step_begins(run, &label);
+                self.host.sim().lock().books.step_begins(run, &label, noted);
             }
             self.host.sim().pause(&mut chance, ms_max).await;
             if self.process.has_ended() {
@@ -92,6 +100,12 @@ impl Own {
         })
         .await
     }
+}
+
+/// Something that is only read, and recorded with what comes next.
+async fn noted(ctx: &Context, name: &str, text: &str) -> Result<(), Failure> {
+    let read: String = ctx.note(name, || async { Ok(format!("{text}:{name}")) }).await?;
+    ctx.emit_with_next("saga.noted", &json!({ "text": read })).await
 }
 
 /// An agent that is a function: between its own steps it does what agents do.
@@ -136,6 +150,7 @@ async fn saga(own: Own, ctx: Context, input: Value) -> Result<Value, Failure> {
     } else {
         None
     };
+    noted(&ctx, "once noted first", text).await?;
     if variant & 8 != 0 {
         ctx.sleep(Duration::from_millis(50 * (variant % 7))).await?;
     }
@@ -166,8 +181,58 @@ async fn saga(own: Own, ctx: Context, input: Value) -> Result<Value, Failure> {
     });
     flaky.await?;
     ctx.emit("saga.over", &json!({ "text": text })).await?;
-    own.once(&ctx, "last", 30).await?;
+    noted(&ctx, "once noted last", text).await?;
+    own.once_after(&ctx, "last", 30, Some("once noted last")).await?;
+    noted(&ctx, "once noted behind", text).await?;
     Ok(json!({ "text": text }))
+}
+
+/// Bookings, each of which can be undone: if the trip fails, or somebody changes their mind, none may stand.
+async fn trip(own: Own, ctx: Context, input: Value) -> Result<Value, Failure> {
+    let variant = input["variant"].as_u64().unwrap_or(0);
+    let run = ctx.run_id().0;
+    let policy =
+        RetryPolicy { attempts_max: 3, backoff: Duration::from_millis(20), backoff_max: Duration::from_millis(100) };
+    for (nth, name) in ["flight", "hotel", "car"].into_iter().enumerate() {
+        let (booking, undoing) = (own.clone(), own.clone());
+        let step = ctx.step(name, move |_| booking.clone().agency(run, name, true)).retry(policy);
+        step.compensate_with(move |_| undoing.clone().agency(run, name, false)).run().await?;
+        if variant & (1 << nth) != 0 {
+            ctx.sleep(Duration::from_millis(300)).await?;
+        }
+    }
+    if variant & 8 != 0 {
+        own.host.sim().sometimes("a trip failed after its bookings");
+        return Err(Failure::permanent("simulated: nobody wants to go any more"));
+    }
+    Ok(input)
+}
+
+impl Own {
+    /// Books or unbooks at an agency outside, which may fail before it did so, or after.
+    async fn agency(self, run: u128, name: &'static str, books: bool) -> Result<(), Failure> {
+        let sim = self.host.sim();
+        let mut chance = sim.fork();
+        sim.pause(&mut chance, 40).await;
+        let fails = sim.plan().attempt_fails;
+        // An agency that is asked by a process which was put aside can't know; here it never hears of it.
+        let current = self.host.current().is_some_and(|up| up.number == self.process.number);
+        if self.process.has_ended() || !current {
+            std::future::pending::<()>().await;
+        }
+        if chance.permille(fails) {
+            return Err(Failure::retryable("simulated: the agency did not answer, and did nothing"));
+        }
+        sim.lock().books.bookings.at_the_agency(run, name, books);
+        sim.pause(&mut chance, 40).await;
+        if self.process.has_ended() {
+            std::future::pending::<()>().await;
+        }
+        if chance.permille(fails) {
+            return Err(Failure::retryable("simulated: the agency did it, and did not say so"));
+        }
+        Ok(())
+    }
 }
 
 /// A function whose code is changed while runs of it wait.

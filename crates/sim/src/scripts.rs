@@ -118,7 +118,7 @@ async fn ask(
     chance: &mut Chance,
 ) -> Asked {
     loop {
-        let asking = Command::Journal { claim, position, request: entry(worker, claim, position) };
+        let asking = Command::Journal { claim, position, before: Vec::new(), request: entry(worker, claim, position) };
         match worker.insist(claim, chance, asking).await {
             Some(Reply::EntryDone(completion)) => return Asked::Done(completion),
             Some(Reply::EntryPending { .. }) => {}
@@ -153,7 +153,7 @@ async fn ask(
 
 /// Asks for an entry beyond the next one, which must be refused. False if the claim does not count any more.
 async fn skip_ahead(worker: &Worker, claim: Claim, position: u32, chance: &mut Chance) -> bool {
-    let asking = Command::Journal { claim, position: position + BEYOND, request: Request::Peek };
+    let asking = Command::Journal { claim, position: position + BEYOND, before: Vec::new(), request: Request::Peek };
     match call(&worker.host, chance, worker.tenant, asking).await {
         Answered::No(Refusal::JournalGap { .. }) => {
             worker.host.sim().sometimes("an entry out of order was refused");

@@ -9,7 +9,7 @@ use mainspring_core::Table;
 use mainspring_core::id::{Ms, RunId, TenantId};
 use mainspring_core::row::{self, EventRow, MessageRow, MessageState, RunRow};
 use mainspring_core::write::Op;
-use mainspring_store::backend::{Range, run_bounds};
+use mainspring_store::backend::{Range, end_of, run_bounds};
 use mainspring_store::reader::RawRows;
 use mainspring_store::retention::{Retention, Sweep, Swept};
 use mainspring_store::tables::{Applied, fold};
@@ -259,6 +259,31 @@ impl Rows for SimTables {
         let rows = state.rows.range((table, from.to_vec())..(table, to.to_vec()));
         let copy = |((_, key), body): (&Key, &Vec<u8>)| (key.clone(), body.clone());
         Ok(if descending { rows.rev().take(limit).map(copy).collect() } else { rows.take(limit).map(copy).collect() })
+    }
+
+    fn events_after(
+        &self,
+        tenant: TenantId,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<RawRows, TablesError> {
+        let state = self.lock();
+        state.here()?;
+        let from = tenant.to_bytes();
+        let all = state.rows.range((Table::Event, from.to_vec())..(Table::Event, end_of(&from)));
+        let number = |key: &[u8]| row::key::event_seq_of(key).filter(|seq| *seq > after);
+        let found: BTreeMap<u64, (&Vec<u8>, &Vec<u8>)> =
+            all.filter_map(|((_, key), body)| Some((number(key)?, (key, body)))).collect();
+        let mut bytes = 0;
+        let fits = |body: &Vec<u8>| {
+            let before = bytes;
+            bytes += body.len();
+            before < bytes_max
+        };
+        let mut fits = fits;
+        let some = found.into_values().take(limit).take_while(|(_, body)| fits(body));
+        Ok(some.map(|(key, body)| (key.clone(), body.clone())).collect())
     }
 
     fn runs(

@@ -204,6 +204,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
                     Completion::Bool(_)
                     | Completion::Value(_)
                     | Completion::Failed(_)
+                    | Completion::Cancelled(_)
                     | Completion::Messages(_)
                     | Completion::Closed
                     | Completion::Spawned(_)

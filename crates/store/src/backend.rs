@@ -152,6 +152,16 @@ pub trait Rows: Send + Sync + Debug {
     /// The rows of a range; none if it ends before it begins.
     fn range(&self, range: Range<'_>) -> Result<RawRows, TablesError>;
 
+    /// A tenant's events of all scopes after one of them, in the order of their numbers: at most `limit`, and no more
+    /// after those that together have `bytes_max`.
+    fn events_after(
+        &self,
+        tenant: TenantId,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<RawRows, TablesError>;
+
     /// A tenant's runs that a filter lets through, newest first, and the key of the last one looked at if there may be
     /// more: after `limit` found, or `examined_max` looked at. Where either is 0 none is looked at.
     fn runs(

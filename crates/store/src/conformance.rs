@@ -65,6 +65,7 @@ pub const LAWS: &[Law] = &[
 pub const SWEEPING: &[Law] = &[
     Law { says: "a sweep takes what is too old and nothing else", check: sweeping::a_sweep_takes_what_is_too_old },
     Law { says: "a sweep takes what has expired and nothing else", check: sweeping::a_sweep_takes_what_has_expired },
+    Law { says: "a sweep leaves what a reader has not read", check: sweeping::a_sweep_leaves_what_is_not_read },
     Law { says: "a sweep comes around", check: sweeping::a_sweep_comes_around },
 ];
 

@@ -19,6 +19,9 @@ const EVENT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Events read at once for it: each may have megabytes.
 const EVENTS_AT_ONCE: usize = 16;
 
+/// Bytes of events one look into a tenant's feed gives.
+const FEED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Keys and bodies, as they are stored.
 pub type RawRows = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -68,12 +71,10 @@ impl Reader {
     /// # Errors
     /// [`TablesError`].
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
-        for batch in self.unapplied.snapshot().iter().rev() {
-            if let Some(found) = batch.get(table, key) {
-                return Ok(found.map(<[u8]>::to_vec));
-            }
+        match self.unapplied.get(table, key) {
+            Some(waiting) => Ok(waiting),
+            None => self.rows.get(table, key),
         }
-        self.rows.get(table, key)
     }
 
     /// All rows whose key begins with `prefix`, in key order.
@@ -81,18 +82,14 @@ impl Reader {
     /// # Errors
     /// [`TablesError`].
     pub fn prefixed(&self, table: Table, prefix: &[u8]) -> Result<RawRows, TablesError> {
-        // The snapshot is taken before the tables are read: a batch that is applied in between is then seen twice,
-        // which folding makes harmless, and never missed.
-        let waiting = self.unapplied.snapshot();
+        let waiting = self.unapplied.prefixed(table, prefix);
         let range = Range { table, from: prefix, to: &end_of(prefix), descending: false, limit: usize::MAX };
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = self.rows.range(range)?.into_iter().collect();
-        for batch in &waiting {
-            for op in batch.prefixed(table, prefix) {
-                match op.body {
-                    Some(body) => rows.insert(op.key.to_vec(), body.to_vec()),
-                    None => rows.remove(op.key),
-                };
-            }
+        for (key, body) in waiting {
+            match body {
+                Some(body) => rows.insert(key, body),
+                None => rows.remove(&key),
+            };
         }
         Ok(rows.into_iter().collect())
     }
@@ -176,6 +173,56 @@ impl Reader {
         self.event_range(scope, Range { table: Table::Event, from: &from, to: &to, descending: false, limit })
     }
 
+    /// A tenant's events of all scopes after `after`, in the order of their numbers, without a gap: the tables, and what
+    /// is durable and not applied yet. At most `limit`, and fewer if they are large.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn feed(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<(u64, EventRow)>, TablesError> {
+        // In this order, as in `prefixed`: an event that moves from one to the other is then seen twice, and never missed.
+        let number = |key: &[u8]| row::key::event_seq_of(key).filter(|seq| *seq > after);
+        let waiting = self.unapplied.prefixed(Table::Event, &tenant.to_bytes());
+        let unapplied: BTreeMap<u64, Option<Vec<u8>>> =
+            waiting.into_iter().filter_map(|(key, body)| Some((number(&key)?, body))).collect();
+        let (mut events, mut bytes, mut from) = (Vec::new(), 0, after);
+        let is_full = |events: &Vec<_>, bytes| events.len() >= limit || bytes >= FEED_BYTES_MAX;
+        while !is_full(&events, bytes) {
+            let mut page: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+            for (key, body) in self.rows.events_after(tenant, from, limit, FEED_BYTES_MAX)? {
+                page.insert(number(&key).unwrap_or(0), body);
+            }
+            // Up to its end a page has all that the tables have; a short one has all there are.
+            let more = page.len() >= limit || page.values().map(Vec::len).sum::<usize>() >= FEED_BYTES_MAX;
+            let to = if more { page.keys().next_back().copied().unwrap_or(u64::MAX) } else { u64::MAX };
+            for (seq, body) in unapplied.range(from.saturating_add(1)..=to) {
+                match body {
+                    Some(body) => page.insert(*seq, body.clone()),
+                    None => page.remove(seq),
+                };
+            }
+            for (seq, body) in page {
+                if is_full(&events, bytes) {
+                    break;
+                }
+                bytes += body.len();
+                events.push((seq, decode(Table::Event, &body)?));
+            }
+            from = to;
+            if !more {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    /// An event of a scope by its number.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn event_of(&self, tenant: TenantId, scope: Option<&str>, seq: u64) -> Result<Option<EventRow>, TablesError> {
+        self.decoded(Table::Event, &row::key::event(tenant, scope, seq))
+    }
+
     /// The latest `limit` events of a scope, newest first. May lag.
     ///
     /// # Errors
@@ -186,8 +233,22 @@ impl Reader {
         scope: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(u64, EventRow)>, TablesError> {
+        self.latest_events_before(tenant, scope, u64::MAX, limit)
+    }
+
+    /// The latest `limit` events of a scope before one, newest first. May lag.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn latest_events_before(
+        &self,
+        tenant: TenantId,
+        scope: Option<&str>,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, EventRow)>, TablesError> {
         let from = row::key::event(tenant, scope, 0);
-        let to = row::key::event(tenant, scope, u64::MAX);
+        let to = row::key::event(tenant, scope, before);
         self.event_range(scope, Range { table: Table::Event, from: &from, to: &to, descending: true, limit })
     }
 
@@ -372,6 +433,33 @@ impl Reader {
         prefix: &str,
     ) -> Result<Vec<(DocumentKey, DocumentRow)>, TablesError> {
         let rows = self.prefixed(Table::Document, &row::key::document(tenant, &DocumentKey::new(kind, prefix)))?;
+        rows.into_iter()
+            .filter_map(|(key, body)| Some((row::key::document_of(&key)?, body)))
+            .map(|(key, body)| Ok((key, decode(Table::Document, &body)?)))
+            .collect()
+    }
+
+    /// Up to `limit` documents of a kind whose names begin with `prefix`, after the name `after`, in the order of their
+    /// names. May lag.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn documents_after(
+        &self,
+        tenant: TenantId,
+        kind: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(DocumentKey, DocumentRow)>, TablesError> {
+        let prefix = row::key::document(tenant, &DocumentKey::new(kind, prefix));
+        let from = after.map_or_else(
+            || prefix.clone(),
+            // The first key that is greater than it.
+            |after| [row::key::document(tenant, &DocumentKey::new(kind, after)), vec![0]].concat(),
+        );
+        let range = Range { table: Table::Document, from: &from, to: &end_of(&prefix), descending: false, limit };
+        let rows = self.rows.range(range)?;
         rows.into_iter()
             .filter_map(|(key, body)| Some((row::key::document_of(&key)?, body)))
             .map(|(key, body)| Ok((key, decode(Table::Document, &body)?)))

@@ -1,8 +1,11 @@
 //! Retention: finished runs and old events leave the tables after a stated time, a little at a time.
 
+use std::collections::BTreeMap;
+
 use mainspring_core::id::{MessageId, Ms, TenantId};
 use mainspring_core::journal::Completion;
-use mainspring_core::row::{self, JournalRow, MessageRow, PayloadRef, RunRow, TaskRow};
+use mainspring_core::row::{self, DocumentRow, JournalRow, MessageRow, PayloadRef, RunRow, TaskRow};
+use mainspring_core::{DocumentKey, FEED_POSITION};
 use rusqlite::{Connection, Transaction, params};
 
 /// What is kept for how long.
@@ -73,7 +76,7 @@ pub(crate) fn sweep(
 ) -> rusqlite::Result<Swept> {
     let transaction = connection.transaction()?;
     let runs = sweep_runs(&transaction, now.saturating_sub(retention.runs_ms), sweep, rows_max)?;
-    let events = sweep_events(&transaction, now.saturating_sub(retention.events_ms), sweep, rows_max)?;
+    let events = sweep_events(&transaction, now, retention.events_ms, sweep, rows_max)?;
     let documents = sweep_expired(&transaction, "documents", now, &mut sweep.documents, rows_max)?;
     for key in &documents {
         forget_revisions(&transaction, key)?;
@@ -162,7 +165,8 @@ fn remove_run(transaction: &Transaction<'_>, key: &[u8], body: &[u8]) -> rusqlit
                 | Completion::TimedOut
                 | Completion::Closed
                 | Completion::Spawned(_)
-                | Completion::Child(_),
+                | Completion::Child(_)
+                | Completion::Cancelled(_),
             )
             | None => {}
         }
@@ -199,13 +203,16 @@ fn remove_message(
 
 fn sweep_events(
     transaction: &Transaction<'_>,
-    cutoff: Ms,
+    now: Ms,
+    kept_ms: u64,
     sweep: &mut Sweep,
     rows_max: usize,
 ) -> rusqlite::Result<usize> {
     if sweep.events.ended {
         return Ok(0);
     }
+    let cutoff = now.saturating_sub(kept_ms);
+    let mut read: BTreeMap<TenantId, u64> = BTreeMap::new();
     let mut statement =
         transaction.prepare_cached("SELECT key, at FROM events WHERE key > ?1 ORDER BY key LIMIT ?2")?;
     let mut rows = statement.query(params![sweep.events.after, rows_max as i64])?;
@@ -213,8 +220,16 @@ fn sweep_events(
     while let Some(row) = rows.next()? {
         examined += 1;
         let key: Vec<u8> = row.get(0)?;
-        if (row.get::<_, i64>(1)? as u64) < cutoff {
-            old.push(key.clone());
+        if (row.get::<_, i64>(1)? as u64) < cutoff
+            && let (Some(tenant), Some(seq)) = (row::key::tenant_of(&key), row::key::event_seq_of(&key))
+        {
+            let read = match read.get(&tenant) {
+                Some(read) => *read,
+                None => *read.entry(tenant).or_insert(read_by_all(transaction, tenant, now)?),
+            };
+            if seq <= read {
+                old.push(key.clone());
+            }
         }
         sweep.events.after = key;
     }
@@ -223,6 +238,21 @@ fn sweep_events(
         execute(transaction, "DELETE FROM events WHERE key = ?1", key)?;
     }
     Ok(old.len())
+}
+
+/// The last event that every reader of a tenant's events is done with, however old: a reader that was stopped for long
+/// must not find a gap. What says where it is and can't be read holds everything.
+fn read_by_all(transaction: &Transaction<'_>, tenant: TenantId, now: Ms) -> rusqlite::Result<u64> {
+    let prefix = row::key::document(tenant, &DocumentKey::new(FEED_POSITION, ""));
+    let mut read = u64::MAX;
+    for (_, body) in range(transaction, "documents", &prefix)? {
+        let Ok(document) = row::decode::<DocumentRow>(&body) else { return Ok(0) };
+        if !document.expired(now) {
+            let position = std::str::from_utf8(&document.body).ok().and_then(|text| text.parse().ok());
+            read = read.min(position.unwrap_or(0));
+        }
+    }
+    Ok(read)
 }
 
 /// Removes what has expired, and answers the keys. A document's version goes on counting only while its row is there; what refers to one by its

@@ -3,13 +3,16 @@
 //! Readers look here first, then in the tables; the applier takes from here and removes only after the tables have
 //! committed. So whoever looks in this order sees every durable write.
 
+mod index;
+
 use std::collections::VecDeque;
-use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mainspring_core::write::{BadBatch, ops};
 use mainspring_core::{Table, write::Op};
+
+use index::Index;
 
 /// One durable batch of the log.
 #[derive(Debug)]
@@ -17,21 +20,12 @@ pub struct Batch {
     /// Its position in the log.
     pub position: u64,
     bytes: Vec<u8>,
-    /// Built by the first reader that looks; most batches are applied before anybody does.
-    index: OnceLock<Vec<IndexEntry>>,
-}
-
-#[derive(Debug)]
-struct IndexEntry {
-    table: Table,
-    key: Range<usize>,
-    body: Option<Range<usize>>,
 }
 
 impl Batch {
     /// Wraps the encoded puts and deletes that were appended at `position`.
     pub fn new(position: u64, bytes: Vec<u8>) -> Self {
-        Batch { position, bytes, index: OnceLock::new() }
+        Batch { position, bytes }
     }
 
     /// Its encoded size in bytes.
@@ -47,59 +41,6 @@ impl Batch {
     /// Its puts and deletes, in order.
     pub fn ops(&self) -> impl Iterator<Item = Result<Op<'_>, BadBatch>> {
         ops(&self.bytes)
-    }
-
-    /// Sorted by table and key; of several writes to one row the last one.
-    fn index(&self) -> &[IndexEntry] {
-        self.index.get_or_init(|| {
-            let base = self.bytes.as_ptr() as usize;
-            let range = |part: &[u8]| {
-                let start = part.as_ptr() as usize - base;
-                start..start + part.len()
-            };
-            let mut index: Vec<IndexEntry> = ops(&self.bytes)
-                .filter_map(Result::ok)
-                .map(|op| IndexEntry { table: op.table, key: range(op.key), body: op.body.map(range) })
-                .collect();
-            index.sort_by(|a, b| (a.table, &self.bytes[a.key.clone()]).cmp(&(b.table, &self.bytes[b.key.clone()])));
-            // The sort is stable, so the last of equal keys is the latest write.
-            let mut latest: Vec<IndexEntry> = Vec::with_capacity(index.len());
-            for entry in index {
-                match latest.last_mut() {
-                    Some(last)
-                        if last.table == entry.table
-                            && self.bytes[last.key.clone()] == self.bytes[entry.key.clone()] =>
-                    {
-                        *last = entry;
-                    }
-                    _ => latest.push(entry),
-                }
-            }
-            latest
-        })
-    }
-
-    fn first_at_or_after(&self, table: Table, key: &[u8]) -> usize {
-        self.index().partition_point(|entry| (entry.table, &self.bytes[entry.key.clone()]) < (table, key))
-    }
-
-    /// The write to one row: `None` if this batch does not touch it, `Some(None)` if it deletes it.
-    pub fn get(&self, table: Table, key: &[u8]) -> Option<Option<&[u8]>> {
-        let entry = self.index().get(self.first_at_or_after(table, key))?;
-        (entry.table == table && &self.bytes[entry.key.clone()] == key)
-            .then(|| entry.body.clone().map(|range| &self.bytes[range]))
-    }
-
-    /// The writes to rows whose key begins with `prefix`, in key order.
-    pub fn prefixed<'a>(&'a self, table: Table, prefix: &'a [u8]) -> impl Iterator<Item = Op<'a>> {
-        self.index()[self.first_at_or_after(table, prefix)..]
-            .iter()
-            .map(|entry| Op {
-                table: entry.table,
-                key: &self.bytes[entry.key.clone()],
-                body: entry.body.clone().map(|range| &self.bytes[range]),
-            })
-            .take_while(move |op| op.table == table && op.key.starts_with(prefix))
     }
 }
 
@@ -141,6 +82,8 @@ pub struct Linger {
 #[derive(Debug, Default)]
 pub struct Unapplied {
     queue: Mutex<Queue>,
+    /// Of what is in the queue, and perhaps of what has just left it. Locked before the queue, if both are.
+    index: Mutex<Index>,
     arrived: Condvar,
     applied: Condvar,
     wanted: Condvar,
@@ -178,9 +121,28 @@ impl Unapplied {
         self.lock().applied
     }
 
-    /// All waiting batches, oldest first.
-    pub fn snapshot(&self) -> Vec<Arc<Batch>> {
-        self.lock().batches.iter().cloned().collect()
+    /// The latest write to one row: `None` if none waits, `Some(None)` if it deletes it. To be asked before the tables.
+    pub fn get(&self, table: Table, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        self.indexed().get(table, key)
+    }
+
+    /// The latest writes to rows whose key begins with `prefix`, in key order. To be asked before the tables: a write that
+    /// is applied in between is then seen twice, and never missed.
+    pub fn prefixed(&self, table: Table, prefix: &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        self.indexed().prefixed(table, prefix)
+    }
+
+    /// The index, with all that waits.
+    fn indexed(&self) -> MutexGuard<'_, Index> {
+        // A panic elsewhere leaves an index without some rows, which would be read past: better to panic as well.
+        let mut index = self.index.lock().expect("nobody panicked over the index");
+        let new: Vec<_> = {
+            let queue = self.lock();
+            let known = queue.batches.partition_point(|batch| batch.position <= index.through());
+            queue.batches.range(known..).cloned().collect()
+        };
+        new.into_iter().for_each(|batch| index.add(batch));
+        index
     }
 
     /// Waits for batches and gives the oldest ones, up to about `bytes_max`, without removing them. After the first
@@ -233,6 +195,8 @@ impl Unapplied {
         queue.applied = position;
         drop(queue);
         self.applied.notify_all();
+        // One at a time, so that readers get in between.
+        while self.index.lock().expect("nobody panicked over the index").forget_oldest(position) {}
     }
 
     /// Waits until the tables stand at `position` or later. Answers whether they do by then.

@@ -23,7 +23,7 @@ struct Mutation {
 /// Seeds within which each must be found.
 const SEEDS_MAX: u64 = 2_000;
 
-const MUTATIONS: [Mutation; 35] = [
+const MUTATIONS: [Mutation; 37] = [
     Mutation {
         name: "acknowledge before durable",
         file: "crates/engine/src/commit.rs",
@@ -80,6 +80,12 @@ const MUTATIONS: [Mutation; 35] = [
         file: "crates/core/src/worker.rs",
         right: "            task.acknowledged = task.invocation;\n",
         wrong: "            if !BUG {\n                task.acknowledged = task.invocation;\n            }\n",
+    },
+    Mutation {
+        name: "end a run that has something to undo",
+        file: "crates/core/src/run.rs",
+        right: "        if !run.row.guarded || run.row.state == RunState::Parked {\n",
+        wrong: "        if BUG || !run.row.guarded || run.row.state == RunState::Parked {\n",
     },
     Mutation {
         name: "do not record what is taken from a rate limit",
@@ -184,8 +190,8 @@ const MUTATIONS: [Mutation; 35] = [
     Mutation {
         name: "read past what is not applied yet",
         file: "crates/store/src/reader.rs",
-        right: "        for batch in self.unapplied.snapshot().iter().rev() {\n            if let Some(found)",
-        wrong: "        for batch in self.unapplied.snapshot().iter().rev().filter(|_| !BUG) {\n            if let Some(found)",
+        right: "        match self.unapplied.get(table, key) {\n",
+        wrong: "        match self.unapplied.get(table, key).filter(|_| !BUG) {\n",
     },
     Mutation {
         name: "let an interrupted agent act",
@@ -198,6 +204,12 @@ const MUTATIONS: [Mutation; 35] = [
         file: "crates/core/src/document.rs",
         right: "            self.check_fence(fence)?;\n",
         wrong: "            if !BUG {\n                self.check_fence(fence)?;\n            }\n",
+    },
+    Mutation {
+        name: "carry a step out before what was noted is durable",
+        file: "crates/client/src/context.rs",
+        right: "                self.journal.flush().await?;\n                let (result, took_ms)",
+        wrong: "                if !BUG {\n                    self.journal.flush().await?;\n                }\n                let (result, took_ms)",
     },
     Mutation {
         name: "do not look at a document's version",

@@ -93,7 +93,7 @@ impl Host {
         let host = self.clone();
         self.engine.submit_with(
             TENANT,
-            Command::Journal { claim, position: 0, request },
+            Command::Journal { claim, position: 0, before: Vec::new(), request },
             Box::new(move |answer| {
                 if answer.is_ok() {
                     host.count();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mainspring_core::command::Claim;
 use mainspring_core::id::{MessageId, Ms, RunId, TaskId, TenantId, WorkerId};
-use mainspring_core::journal::{Commit, Completion, Received, Request};
+use mainspring_core::journal::{Commit, Completion, Received, Request, last_place};
 use mainspring_core::row::{InboxRow, MessageRow, MessageState, RunRow, RunState, decode, key};
 use mainspring_core::write::{Table, ops};
 use mainspring_core::{Admission, Command, Dispatch, DocumentKey, Effect, Fence, Guard, PutDocument, Refusal, Reply};
@@ -241,13 +241,25 @@ impl Book {
     }
 
     /// A commit is done whole, or not at all.
-    fn enter_commit(&mut self, world: &World, tenant: TenantId, commit: &Commit, done: &Completion, writes: &[u8]) {
+    fn enter_commit(
+        &mut self,
+        world: &World,
+        tenant: TenantId,
+        before: &[Request],
+        commit: &Commit,
+        done: &Completion,
+        writes: &[u8],
+    ) {
         let fit = commit.documents.iter().all(|put| self.as_expected(world, tenant, put));
         let ops: Vec<_> = ops(writes).map(|op| op.expect("a batch just written decodes")).collect();
         let of = |table: Table| ops.iter().filter(|op| op.table == table).count();
         if *done != Completion::Bool(true) {
-            assert!(*done == Completion::Bool(false) || !fit, "{commit:?} is not done: {done:?}");
-            let other = ops.iter().find(|op| !matches!(op.table, Table::Meta | Table::Journal | Table::Task));
+            let asked = commit.guarded && matches!(done, Completion::Cancelled(_));
+            assert!(asked || *done == Completion::Bool(false) || !fit, "{commit:?} is not done: {done:?}");
+            // A step's result that goes before it is recorded all the same, unless it was there already.
+            assert!(of(Table::Payload) <= before.iter().filter(|entry| matches!(entry, Request::Run { .. })).count());
+            let own = |table| matches!(table, Table::Meta | Table::Journal | Table::Task | Table::Payload);
+            let other = ops.iter().find(|op| !own(op.table));
             assert!(other.is_none(), "{commit:?} is not done and changes {:?}", other.map(|op| op.table));
             self.count("commits not done");
             return;
@@ -354,9 +366,10 @@ impl Book {
             );
             return;
         };
-        if let (Command::Journal { position, .. }, Reply::EntryDone(Completion::Messages(messages))) = (command, reply)
+        if let (Command::Journal { position, before, .. }, Reply::EntryDone(Completion::Messages(messages))) =
+            (command, reply)
         {
-            self.enter_received(world, tenant, claim.task.run, *position, messages);
+            self.enter_received(world, tenant, claim.task.run, last_place(*position, before), messages);
         }
         if decision.writes.is_empty() {
             // Read back, or answered as the first time.
@@ -367,16 +380,33 @@ impl Book {
         assert!(!dead, "{command:?} was listened to though it had been given up");
         assert_eq!(self.latest.get(&key), Some(&invocation), "{command:?} is not the latest hand-over");
         match command {
-            Command::Journal { position, request: Request::Begin { .. }, .. } => {
-                self.fences.insert(key, *position);
-                self.count("steps begun");
-            }
-            Command::Journal { request: Request::Run { .. }, .. } => {
-                self.fences.remove(&key);
-            }
-            Command::Journal { request: Request::Commit { commit }, .. } => {
-                let Reply::EntryDone(done) = reply else { panic!("a commit waits for nothing: {reply:?}") };
-                self.enter_commit(world, tenant, commit, done, &decision.writes);
+            Command::Journal { position, before, request, .. } => {
+                let journal = |place| key::journal(tenant, claim.task, place);
+                let puts = ops(&decision.writes).map(|op| op.expect("a batch just written decodes"));
+                let puts: BTreeSet<_> = puts.filter(|op| op.table == Table::Journal).map(|op| op.key).collect();
+                for (place, entry) in (*position..).zip(before.iter().chain([request])) {
+                    // Some may have been there before.
+                    if !puts.contains(&*journal(place)) {
+                        continue;
+                    }
+                    match entry {
+                        Request::Begin { .. } => {
+                            self.fences.insert(key, place);
+                            self.count("steps begun");
+                        }
+                        Request::Run { .. } => {
+                            self.fences.remove(&key);
+                        }
+                        _ => {}
+                    }
+                }
+                if !before.is_empty() {
+                    self.count("entries together");
+                }
+                if let Request::Commit { commit } = request {
+                    let Reply::EntryDone(done) = reply else { panic!("a commit waits for nothing: {reply:?}") };
+                    self.enter_commit(world, tenant, before, commit, done, &decision.writes);
+                }
             }
             Command::Interrupt { .. } => {
                 assert_eq!(*reply, Reply::Interrupted(true), "an interruption that is none changes nothing");

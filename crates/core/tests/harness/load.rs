@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use mainspring_core::command::{Claim, Facts, Held, Idempotency};
 use mainspring_core::id::{Ms, RunId, TaskId, TenantId, WorkerId, mix};
-use mainspring_core::journal::{Commit, Completion, Request, Wait};
+use mainspring_core::journal::{Commit, Completion, Request, Wait, last_place};
 use mainspring_core::limit::Limits;
 use mainspring_core::place::SLOT;
 use mainspring_core::rate::RateUse;
@@ -513,24 +513,28 @@ impl Load {
             self.finish(process, nth, tenant, command);
             return;
         };
-        let begins = matches!(request, Request::Begin { .. });
-        let ask = Command::Journal { claim, position: job.position, request };
+        let (before, request) = self.together(tenant, &job, request);
+        let last = last_place(job.position, &before);
+        let begins = (job.position..).zip(before.iter().chain([&request]));
+        let begins =
+            begins.filter(|(_, request)| matches!(request, Request::Begin { .. })).map(|(place, _)| place).last();
+        let ask = Command::Journal { claim, position: job.position, before, request };
         let answer = self.submit(tenant, ask.clone()).answer;
         self.maybe_twice(tenant, &ask);
         let jobs = &mut self.processes[process].jobs;
         match answer {
             Ok(Reply::EntryDone(done)) => {
-                if begins {
-                    self.fences.push((tenant, Fence { task: claim.task, position: job.position }));
+                if let Some(position) = begins {
+                    self.fences.push((tenant, Fence { task: claim.task, position }));
                 }
                 jobs[nth].last = Some(done);
-                jobs[nth].position += 1;
+                jobs[nth].position = last + 1;
                 jobs[nth].waiting = false;
             }
             Ok(Reply::EntryPending { .. }) => {
                 jobs[nth].waiting = true;
                 if self.chance.percent(40) {
-                    let suspend = Command::Suspend { claim, waiting: vec![job.position] };
+                    let suspend = Command::Suspend { claim, waiting: vec![last] };
                     let answer = self.submit(tenant, suspend).answer;
                     if answer != Ok(Reply::StayAwake) {
                         self.processes[process].jobs.remove(nth);
@@ -543,6 +547,19 @@ impl Load {
             }
             Err(refusal) => panic!("a journal entry is refused: {refusal}"),
         }
+    }
+
+    /// What is asked together with what comes after it, by chance: some of a function's entries need no answer.
+    fn together(&mut self, tenant: TenantId, job: &Job, first: Request) -> (Vec<Request>, Request) {
+        let (mut job, mut before, mut request) = (job.clone(), Vec::new(), first);
+        while request.may_go_before() && before.len() < self.world.limits.entries_before_max && self.chance.percent(40)
+        {
+            job.position += 1;
+            job.last = Some(Completion::Unit);
+            let Some(next) = next_request(tenant, &job) else { break };
+            before.push(std::mem::replace(&mut request, next));
+        }
+        (before, request)
     }
 
     fn last_word(&mut self, job: &Job) -> Command {
@@ -673,7 +690,7 @@ fn next_request(tenant: TenantId, job: &Job) -> Option<Request> {
             30..40 => Some(Request::Sleep { duration_ms: size % 40 }),
             40..44 => Some(Request::Peek),
             44..50 => Some(Request::Close { force: size % 2 == 0 }),
-            50..68 => Some(Request::Begin { name: "agent".into() }),
+            50..68 => Some(Request::Begin { name: "agent".into(), guarded: size % 8 == 0 }),
             68..76 => Some(Request::Run {
                 name: "agent".into(),
                 result: Ok(Bytes::from(size.to_string())),
@@ -703,7 +720,7 @@ fn next_request(tenant: TenantId, job: &Job) -> Option<Request> {
                 on_parent_end: if size % 3 == 0 { OnParentEnd::Abandon } else { OnParentEnd::Cancel },
             }),
             75..78 => Some(Request::Emit { name: "e".into(), scope: None, data: Bytes::from_static(b"{}") }),
-            80..86 => Some(Request::Begin { name: "agent".into() }),
+            80..86 => Some(Request::Begin { name: "agent".into(), guarded: size % 2 == 0 }),
             78..80 => Some(Request::Signal { run, name: "s".into(), payload: Bytes::from_static(b"self") }),
             _ => None,
         },
@@ -727,6 +744,8 @@ fn commit(tenant: TenantId, size: u64) -> Commit {
     let key = format!("k{}", size % 3);
     Commit {
         force: part(9, 2),
+        guarded: part(21, 1),
+        scope: part(24, 1).then(|| "elsewhere".to_owned()),
         documents,
         runs: if part(12, 2) { vec![("job".into(), Some(key.clone()), Bytes::new())] } else { Vec::new() },
         messages: if part(15, 2) {

@@ -176,8 +176,13 @@ impl Line {
         }
     }
 
+    /// `[documents=KIND/NAME/EXPECT/BODY+...]`.
+    pub fn puts(&self) -> Vec<PutDocument> {
+        self.commit().documents
+    }
+
     /// What goes with a commit: `[documents=KIND/NAME/EXPECT/BODY+...] [runs=WORKFLOW/KEY/INPUT+...]
-    /// [messages=WORKFLOW/KEY/TEXT+...] [events=NAME/DATA+...] [force]`. An `EXPECT` or `KEY` of `-` is none.
+    /// [messages=WORKFLOW/KEY/TEXT+...] [events=NAME/DATA+...] [force] [guarded]`. An `EXPECT` or `KEY` of `-` is none.
     pub fn commit(&self) -> Commit {
         let parts = |option: &str| -> Vec<Vec<String>> {
             let text = self.text(option).unwrap_or_default();
@@ -195,6 +200,8 @@ impl Line {
         };
         Commit {
             force: self.has("force"),
+            guarded: self.has("guarded"),
+            scope: self.text("scope"),
             documents: parts("documents").into_iter().map(document).collect(),
             runs: parts("runs").into_iter().map(|part| (part[0].clone(), given(&part[1]), bytes(&part[2]))).collect(),
             messages: parts("messages")
@@ -304,6 +311,7 @@ impl Line {
             metadata: self.text("meta").map(Bytes::from),
             wishes,
             child_of: None,
+            once: self.has("once"),
         }
     }
 
@@ -319,6 +327,8 @@ impl Line {
                 "live_runs" => limits.live_runs_max = number,
                 "journal" => limits.journal_entries_max = number as u32,
                 "pending" => limits.pending_entries_max = number,
+                "before" => limits.entries_before_max = number,
+                "before_bytes" => limits.entries_before_bytes_max = number,
                 "signals" => limits.signals_max = number,
                 "fan_out" => limits.event_fan_out_max = number,
                 "depth" => limits.trigger_depth_max = number as u32,

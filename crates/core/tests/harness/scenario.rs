@@ -1,18 +1,21 @@
 //! Runs a script in one of three ways and shows what was decided.
 
 use bytes::Bytes;
-use mainspring_core::command::{Claim, Held, Idempotency};
+use mainspring_core::command::{Claim, Held, Idempotency, Record};
 use mainspring_core::id::{RunId, TaskId, TenantId, TokenId, WorkerId};
 use mainspring_core::journal::{Request, Wait};
 use mainspring_core::judge::Verdict;
 use mainspring_core::limit::Limits;
 use mainspring_core::row::{ChildOf, JournalRow, LogRow, OnParentEnd, TaskRow, decode};
 use mainspring_core::write::{Op, Table, ops};
-use mainspring_core::{Command, Effect, Fence, Guard, PutDocument, Refusal, Reply, Start};
+use mainspring_core::{Command, DocumentKey, Effect, Fence, Guard, PutDocument, Refusal, Reply, Start};
 
 use super::parse::{Line, id_of, rates};
 use super::show::{self, Names};
 use super::world::{Decision, World};
+
+/// An event that is told with something else: name, scope, data.
+type Told = (String, Option<String>, Bytes);
 
 /// How a script is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +138,7 @@ impl Scenario {
     fn second_delivery(&self, command: Command) -> Option<Command> {
         match command {
             Command::StartRun { start: Start { idempotency: None, child_of: None, .. } }
+            | Command::Advance { .. }
             | Command::ExtendTimeout { .. }
             | Command::PutLog { .. }
             | Command::PutDocument { put: PutDocument { expect: None, .. }, .. }
@@ -254,6 +258,11 @@ impl Scenario {
 
     /// `put KIND/NAME BODY ... [fence=FENCE] [no_message_waits] [passes_commit_point] [event=NAME:DATA] [scope=S]`.
     fn put_document(&mut self, line: &Line) -> Command {
+        let (fence, guard, event) = self.told_with(line);
+        Command::PutDocument { put: line.document(), fence, guard, event }
+    }
+
+    fn told_with(&mut self, line: &Line) -> (Option<Fence>, Guard, Option<Told>) {
         let guard = Guard {
             no_message_waits: line.has("no_message_waits"),
             passes_commit_point: line.has("passes_commit_point"),
@@ -263,7 +272,21 @@ impl Scenario {
             (name.to_owned(), line.text("scope"), Bytes::from(data.to_owned()))
         });
         let fence = line.text("fence").map(|text| self.fence(&text));
-        Command::PutDocument { put: line.document(), fence, guard, event }
+        (fence, guard, event)
+    }
+
+    /// `start_recorded WORKFLOW INPUT record=KIND/NAME:BODY [rates=USES]`, and what [`Scenario::put_document`] takes. The
+    /// document must not exist.
+    fn start_recorded(&mut self, line: &Line) -> Command {
+        let (fence, guard, event) = self.told_with(line);
+        let text = line.text("record").expect("record=KIND/NAME:BODY");
+        let (key, body) = text.split_once(':').expect("record=KIND/NAME:BODY");
+        let (kind, name) = key.split_once('/').expect("record=KIND/NAME:BODY");
+        let body = Bytes::from(body.to_owned());
+        let put = PutDocument { key: DocumentKey::new(kind, name), expect: Some(0), body, ttl_ms: None, history: 0 };
+        let rates = line.text("rates").map(|text| rates(&text)).unwrap_or_default();
+        let record = Box::new(Record { put, fence, guard, event, rates });
+        Command::StartRecorded { start: Box::new(line.start()), record }
     }
 
     /// `child=r1.0:NAME`.
@@ -286,6 +309,17 @@ impl Scenario {
             starts.push(Start { workflow: workflow.to_owned(), input, child_of, idempotency, ..Start::default() });
         }
         starts
+    }
+
+    /// `advance [documents=KIND/NAME/EXPECT/BODY+...] WORKFLOW/KEY/INPUT ...`; a `KEY` of `-` is none.
+    fn bulk_without_ids(&mut self, line: &Line) -> Vec<Start> {
+        let start = |word: &String| {
+            let parts: Vec<&str> = word.split('/').collect();
+            let [workflow, key, input] = parts[..] else { panic!("WORKFLOW/KEY/INPUT, not {word:?}") };
+            let key = (key != "-").then(|| key.to_owned());
+            Start { workflow: workflow.to_owned(), key, input: Bytes::from(input.to_owned()), ..Start::default() }
+        };
+        line.words.iter().map(start).collect()
     }
 
     /// `judge TASK run|skip|cancel|fail [WHY] [rates=USES] [grounds=JSON]`.
@@ -312,6 +346,8 @@ impl Scenario {
                 let child_of = line.text("child").map(|text| self.child_of(&text));
                 Command::StartRun { start: Start { child_of, ..line.start() } }
             }
+            "start_recorded" => self.start_recorded(line),
+            "advance" => Command::Advance { puts: line.puts(), starts: self.bulk_without_ids(line) },
             "bulk" => Command::StartRuns { starts: self.bulk(line) },
             "cancel_task" => Command::CancelTask { task: self.task(line.word(0)), reason: text(1) },
             "replay" => {
@@ -380,11 +416,12 @@ impl Scenario {
             }
             "heartbeat" => Command::HeartbeatWorker { worker: WorkerId(self.named(line.word(0))) },
             "remove" => Command::RemoveWorker { worker: WorkerId(self.named(line.word(0))) },
-            "journal" => Command::Journal {
-                claim: self.claim(line.word(0)),
-                position: line.nth_number(1) as u32,
-                request: self.request(line),
-            },
+            "journal" => {
+                let mut before: Vec<_> = each_entry(line).iter().map(|line| self.request(line)).collect();
+                let request = before.pop().expect("there is a last entry");
+                let position = line.nth_number(1) as u32;
+                Command::Journal { claim: self.claim(line.word(0)), position, before, request }
+            }
             "suspend" => Command::Suspend {
                 claim: self.claim(line.word(0)),
                 waiting: (1..line.words.len()).map(|nth| line.nth_number(nth) as u32).collect(),
@@ -457,12 +494,19 @@ impl Scenario {
             },
             "signal" => Request::Signal { run: self.run_id(line.word(3)), name: text(4), payload: line.bytes(5) },
             "emit" => Request::Emit { name: text(3), scope: line.text("scope"), data: line.bytes(4) },
-            "begin" => Request::Begin { name: text(3) },
+            "begin" => Request::Begin { name: text(3), guarded: line.has("guarded") },
             "commit" => Request::Commit { commit: Box::new(line.commit()) },
             "cancel" => Request::Cancel { run: self.run_id(line.word(3)), reason: text(4) },
             other => panic!("no request {other:?}"),
         }
     }
+}
+
+/// `journal RUN POSITION ENTRY then ENTRY ...`: a line for each entry. Options are those of all of them.
+fn each_entry(line: &Line) -> Vec<Line> {
+    let (place, entries) = line.words.split_at(line.words.len().min(2));
+    let entries = entries.split(|word| word == "then");
+    entries.map(|entry| Line { words: [place, entry].concat(), ..line.clone() }).collect()
 }
 
 /// Whether a second delivery was answered as it should be.
@@ -478,6 +522,8 @@ fn same_answer(first: &Result<Reply, Refusal>, second: &Result<Reply, Refusal>) 
         }
         // The version is the one the first delivery made, unless it expired at once.
         (Ok(Reply::Written { version }), Err(Refusal::VersionConflict { found, .. })) => [0, *version].contains(found),
+        // The document says that the run was started, and by its version that it is this one.
+        (Ok(Reply::Started { .. }), Err(Refusal::VersionConflict { found: 1, .. })) => true,
         // The entry was completed by what it asked for.
         (Ok(Reply::EntryPending { .. }), Ok(Reply::EntryDone(_))) => true,
         // The claim was current and by its own word is no more: stop working on it.

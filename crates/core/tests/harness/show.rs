@@ -143,6 +143,9 @@ pub fn change(op: Op<'_>) -> Option<String> {
             line += &field("metadata", row.metadata.as_deref().map(String::from_utf8_lossy));
             line += &field("child_of", row.child_of.map(|of| format!("{}:{}", of.task, of.name)));
             line += &field("event", row.event.map(|event| format!("{}:{}@{}", event.seq, event.name, event.at)));
+            line += if row.once { " once" } else { "" };
+            line += if row.guarded { " guarded" } else { "" };
+            line += &field("asked_to_end", row.asked_to_end.map(|reason| format!("{reason:?}")));
             line += &field("output", row.output.map(|output| output.id));
             line + &field("error", row.error.map(|error| format!("{error:?}")))
         }
@@ -307,6 +310,7 @@ fn completion(done: &Completion) -> String {
         Completion::Bool(answer) => format!("{answer}"),
         Completion::Value(value) => format!("{}", value.id),
         Completion::Failed(error) => format!("failed {error:?}"),
+        Completion::Cancelled(reason) => format!("cancelled {reason:?}"),
         Completion::Messages(messages) => {
             let each: Vec<String> = messages.iter().map(|message| message.id.to_string()).collect();
             format!("messages {}", each.join(" "))

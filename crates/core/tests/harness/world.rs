@@ -194,7 +194,7 @@ impl World {
             let (worker, invocation) = (Some(worker), Some(task.invocation));
             let claim = Claim { worker, task: id, attempt: task.attempt, invocation };
             for position in 0..task.journal_len {
-                let command = Command::Journal { claim, position, request: Request::Peek };
+                let command = Command::Journal { claim, position, before: Vec::new(), request: Request::Peek };
                 let needed = !self.core.needs(tenant, &command).is_empty();
                 assert_eq!(needed, !task.pending.contains_key(&position), "{id}.{position} is needed wrongly");
             }

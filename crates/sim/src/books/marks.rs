@@ -2,7 +2,7 @@
 //! strikes proves nothing.
 
 /// All of them.
-pub const ALL: [&str; 81] = [
+pub const ALL: [&str; 84] = [
     "a batch in doubt turned out not to be there",
     "a batch in doubt turned out to be there",
     "a batch that nobody was told about survived its crash",
@@ -45,10 +45,13 @@ pub const ALL: [&str; 81] = [
     "a second process was refused",
     "a segment arrived twice",
     "a signal was taken",
+    "a step began after something that was noted",
     "a step was carried out",
     "a suspended function was woken",
     "a task was skipped",
     "a torn tail was cut",
+    "a trip failed after its bookings",
+    "a trip was cancelled after it had booked something",
     "a turn left a state",
     "a turn was superseded",
     "a turn was superseded after its agent had answered",

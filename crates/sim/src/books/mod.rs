@@ -3,6 +3,7 @@
 //! They are written without the types of the engine. Each file holds one part of the promises and is told what concerns
 //! it; a broken promise is noted at once, so that the trace ends where it shows.
 
+mod bookings;
 mod documents;
 pub mod facts;
 mod keys;
@@ -33,6 +34,7 @@ pub struct Books {
     rates: rates::Rates,
     requests: requests::Requests,
     pub(crate) tasks: tasks::Tasks,
+    pub(crate) bookings: bookings::Bookings,
     /// Of each partition: the latest time decided with, and the last event's number.
     latest: BTreeMap<usize, (u64, u64)>,
     tenants: Vec<u128>,
@@ -131,6 +133,7 @@ impl Books {
                     self.counts.turns += u64::from(before.is_none());
                 }
                 self.documents.enter_run(&run);
+                self.bookings.enter_run(&run, &mut self.marks);
                 self.turns.enter_run(&run, &mut self.violations, &mut self.marks);
                 self.keys.enter(&run);
                 self.tasks.enter_run(run, &mut self.violations, &mut self.marks);
@@ -254,8 +257,14 @@ impl Books {
         }
     }
 
-    /// A step of a durable function is being carried out.
-    pub fn step_begins(&mut self, run: u128, label: &str) {
+    /// A step of a durable function is being carried out, after another that was noted.
+    pub fn step_begins(&mut self, run: u128, label: &str, noted: Option<&str>) {
+        if let Some(noted) = noted {
+            if !self.tasks.is_recorded(run, noted) {
+                self.violated(format!("step {label:?} of run {run:x} begins before {noted:?} is on record"));
+            }
+            self.sometimes("a step began after something that was noted");
+        }
         if self.tasks.is_recorded(run, label) {
             self.violated(format!("step {label:?} of run {run:x} is carried out again after its result was recorded"));
         }
@@ -344,6 +353,7 @@ impl Books {
 
     /// Everything is at rest: what was accepted is done, once, in order.
     pub fn settle(&mut self) {
+        self.bookings.check(&mut self.violations);
         let mut violations = Vec::new();
         self.tasks.settle(&mut violations);
         self.documents.settle(&self.tasks, &mut violations);

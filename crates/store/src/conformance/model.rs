@@ -356,6 +356,9 @@ pub(super) fn run_row(workflow: &str, state: RunState, at: u64) -> RunRow {
         event: None,
         group: None,
         superseded_before: 0,
+        once: false,
+        guarded: false,
+        asked_to_end: None,
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mainspring_core::id::{MessageId, PayloadId, RunId, TaskId, TenantId};
 use mainspring_core::journal::{Completion, EntryKind, Received};
 use mainspring_core::row::{JournalRow, MessageState, PayloadRef, RunState, TaskRow, TaskState, key};
-use mainspring_core::{DocumentKey, Out, Table};
+use mainspring_core::{DocumentKey, FEED_POSITION, Out, Table};
 
 use super::model::{Model, TENANTS, document_row, event_row, message_row, run_row};
 use super::{Open, opened, tables_of};
@@ -198,4 +198,43 @@ fn put_run(out: &mut Out, tenant: TenantId, nth: u64, state: RunState, at: u64) 
     for nth in 0..6 {
         out.put_payload(tenant, payload(nth).id, Bytes::from_static(b"1"));
     }
+}
+
+/// Of each tenant, events are kept from where its slowest reader is, however old they are.
+pub(super) fn a_sweep_leaves_what_is_not_read(open: Open<'_>) {
+    let store = opened(open);
+    let (mut tables, rows) = tables_of(&*store, 0);
+    let [_, nobody, slow, broken, ..] = TENANTS;
+    let mut out = Out::new();
+    for (tenant, seq) in [nobody, slow, broken].into_iter().flat_map(|tenant| (1..=9).map(move |seq| (tenant, seq))) {
+        let scope = Some(if seq % 2 == 0 { "alice" } else { "bob" });
+        out.put(Table::Event, &key::event(tenant, scope, seq), &event_row(scope, OLD));
+    }
+    let mut reader = |tenant, name: &str, position: &'static str, expires_at| {
+        let mut row = document_row(1, expires_at);
+        row.body = Bytes::from_static(position.as_bytes());
+        out.put(Table::Document, &key::document(tenant, &DocumentKey::new(FEED_POSITION, name)), &row);
+    };
+    reader(slow, "quick", "8", None);
+    reader(slow, "slow", "5", None);
+    // Whoever is gone holds nothing.
+    reader(slow, "gone", "1", Some(OLD));
+    reader(broken, "unreadable", "five", None);
+    let all = out.take().writes;
+    tables.apply(&[Arc::new(Batch::new(1, all.clone()))]).expect("a batch is applied");
+
+    let (mut sweep, mut finished, mut removed) = (Sweep::default(), false, 0);
+    while !finished {
+        let swept = tables.sweep(OLD + 2 * KEPT_MS, RETENTION, &mut sweep, 4).expect("a sweep");
+        removed += swept.events;
+        finished = swept.finished;
+    }
+    assert_eq!(removed, 9 + 5, "all of the tenant without readers, and what the slowest has read");
+    let left = |tenant| -> Vec<u64> {
+        let found = rows.events_after(tenant, 0, 100, usize::MAX).expect("events are read");
+        found.iter().map(|(key, _)| key::event_seq_of(key).expect("a number")).collect()
+    };
+    assert_eq!(left(nobody), [0; 0]);
+    assert_eq!(left(slow), [6, 7, 8, 9]);
+    assert_eq!(left(broken), [1, 2, 3, 4, 5, 6, 7, 8, 9], "a reader whose place is not known may need everything");
 }

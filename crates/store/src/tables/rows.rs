@@ -65,6 +65,32 @@ impl Rows for SqliteRows {
         })
     }
 
+    fn events_after(
+        &self,
+        tenant: TenantId,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<RawRows, TablesError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT key, body FROM events INDEXED BY events_in_order \
+                 WHERE substr(key, 1, 16) = ?1 AND substr(key, 25, 8) > ?2 ORDER BY substr(key, 25, 8) LIMIT ?3",
+            )?;
+            let mut rows = statement.query(params![tenant.to_bytes(), after.to_be_bytes(), limit])?;
+            let (mut found, mut bytes) = (RawRows::new(), 0);
+            while bytes < bytes_max
+                && let Some(row) = rows.next()?
+            {
+                let (key, body): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
+                bytes += body.len();
+                found.push((key, body));
+            }
+            Ok(found)
+        })
+    }
+
     fn runs(
         &self,
         tenant: TenantId,

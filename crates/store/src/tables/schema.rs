@@ -2,9 +2,10 @@
 
 use mainspring_core::Table;
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 /// The schema this release writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// The SQL name of a table.
 pub(super) fn name_of(table: Table) -> &'static str {
@@ -67,7 +68,7 @@ pub(super) fn new_in(version: i64) -> &'static [Table] {
     match version {
         1 => &Table::ALL[..12],
         2 => &Table::ALL[12..16],
-        3 => &Table::ALL[16..],
+        3 => &Table::ALL[16..18],
         _ => &[],
     }
 }
@@ -112,6 +113,10 @@ pub(super) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<
         sql.push_str("CREATE TABLE applied(id INTEGER PRIMARY KEY CHECK (id = 0), position INTEGER NOT NULL);");
         sql.push_str("INSERT INTO applied VALUES (0, 0);");
     }
+    if found < 4 {
+        // A tenant's events in the order they happened in, whatever their scope.
+        sql.push_str("CREATE INDEX events_in_order ON events(substr(key, 1, 16), substr(key, 25, 8));");
+    }
     sql.push_str(&format!("PRAGMA user_version = {VERSION}; COMMIT;"));
     connection.execute_batch(&sql)
 }
@@ -126,13 +131,18 @@ pub(super) fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
          PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY; \
          PRAGMA busy_timeout = 10000;",
     )?;
-    connection.set_prepared_statement_cache_capacity(64);
-    Ok(())
+    prepare_any(connection)
 }
 
 pub(super) fn prepare_reader(connection: &Connection) -> rusqlite::Result<()> {
     connection
         .execute_batch("PRAGMA cache_size = -4096; PRAGMA busy_timeout = 10000; PRAGMA mmap_size = 268435456;")?;
+    prepare_any(connection)
+}
+
+fn prepare_any(connection: &Connection) -> rusqlite::Result<()> {
+    // Plans that depend on what is bound are made anew each time another key is, which took longer than the reading.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
