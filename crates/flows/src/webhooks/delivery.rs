@@ -1,0 +1,333 @@
+//! One delivery: an event that is owed to a subscription, as a durable run. It tries until the endpoint takes it, the
+//! subscription is no more, or its tries are used up; each try is on record, and what is given up is kept as a dead
+//! letter.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainspring_client::{
+    ClientError, Context, DocumentKey, EventRow, Failure, Guard, KeyRule, KeyStrategy, OnParentEnd, PutDocument,
+    RetryRule, SpawnOptions, Worker, WorkflowDef,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::endpoint::{Entrance, Failed};
+use super::history::DeadLetter;
+use super::message::{self, delivery_id};
+use super::schedule::{Next, Said, next};
+use super::subscription::Order;
+use super::{ATTEMPT_EVENT, DEAD, RECOVERED_EVENT, SETTINGS_EVENT, WebhookError, Webhooks, scope_of};
+use crate::egress::{Egress, Fault, Request};
+
+/// The workflow: one run at a time in each lane.
+pub const WORKFLOW: &str = "deliver-webhook";
+/// What goes on with deliveries that failed and hold up nobody.
+pub const RETRY_WORKFLOW: &str = "deliver-webhook-again";
+/// Bytes of an answer's body that are kept with a try.
+pub const ANSWER_BYTES_KEPT: usize = 1_024;
+
+/// Deliveries of one subscription that are tried again beside each other: more than are under way at all.
+const RETRIES_MAX: u32 = 10_000;
+/// How long a delivery that is held looks again by itself.
+const HELD: Duration = Duration::from_secs(10 * 60);
+/// How long dead letters are kept.
+const DEAD_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// A delivery that is owed. The event itself stays where it is, and settings are read when they are used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owed {
+    /// To which subscription.
+    pub subscription: String,
+    /// The event's number.
+    pub seq: u64,
+    /// The event's scope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Tries there were before this run.
+    #[serde(default)]
+    pub tried: u32,
+    /// How long to wait before the first try of this run.
+    #[serde(default)]
+    pub wait_ms: u64,
+    /// The replay that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<String>,
+    /// Whether it is signed with the secret that was the present one when the event happened.
+    #[serde(default)]
+    pub original_secret: bool,
+}
+
+/// A try.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Which delivery: the id the endpoint was told.
+    pub delivery_id: String,
+    /// The event's number.
+    pub seq: u64,
+    /// The event's name.
+    pub event: String,
+    /// The try, counted from 1.
+    pub attempt: u32,
+    /// When it began.
+    pub at: u64,
+    /// The status, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The beginning of the answer's body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// How long the status took, and the whole.
+    pub answered_ms: u64,
+    /// How long the whole took.
+    pub took_ms: u64,
+    /// Whom it was sent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    /// What follows.
+    pub outcome: Outcome,
+    /// When it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<u64>,
+    /// The replay that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<String>,
+}
+
+/// What follows from a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was taken.
+    Delivered,
+    /// It will be tried again.
+    Retrying,
+    /// It was given up.
+    Dead,
+}
+
+/// What came of asking for a try, for the journal.
+#[derive(Debug, Serialize, Deserialize)]
+enum Tried {
+    Made { attempt: Box<Attempt>, next: Next, in_place: bool },
+    Later { wait_ms: u64, spared: bool },
+    Held,
+    Gone,
+    Forgotten,
+}
+
+/// How a delivery ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// It was taken.
+    Delivered,
+    /// Another run goes on with it.
+    HandedOn,
+    /// Its subscription is no more.
+    NoSubscription,
+}
+
+/// The definitions.
+fn definitions() -> [WorkflowDef; 2] {
+    // For what fails around the endpoint; its own failures are tried again below.
+    let retry = RetryRule { attempts_max: 10, backoff_ms: 200, backoff_percent: 200, backoff_max_ms: 10_000 };
+    let [mut first, mut again] = [WORKFLOW, RETRY_WORKFLOW].map(|name| WorkflowDef::single(name, true));
+    first.key = Some(KeyRule { runs_max: 1, strategy: KeyStrategy::Queue });
+    // None of them waits for another; by their key they can be counted.
+    again.key = Some(KeyRule { runs_max: RETRIES_MAX, strategy: KeyStrategy::Queue });
+    (first.tasks[0].retry, again.tasks[0].retry) = (retry, retry);
+    [first, again]
+}
+
+pub(super) fn offer(worker: Worker, webhooks: &Webhooks) -> Worker {
+    definitions().into_iter().fold(worker, |worker, def| {
+        let webhooks = webhooks.clone();
+        worker.function(def, move |ctx: Context, owed: Owed| {
+            let webhooks = webhooks.clone();
+            async move {
+                let ended = deliver(&ctx, &owed, &webhooks).await;
+                // Not if the process only lets go of it.
+                if !matches!(ended, Err(Failure::GivenUp(_) | Failure::Retryable(_))) {
+                    webhooks.ended(&owed.subscription);
+                }
+                ended
+            }
+        })
+    })
+}
+
+async fn deliver(ctx: &Context, owed: &Owed, webhooks: &Webhooks) -> Result<Ended, Failure> {
+    let scope = scope_of(&owed.subscription);
+    if owed.wait_ms > 0 {
+        ctx.sleep(Duration::from_millis(owed.wait_ms)).await?;
+    }
+    let mut tried = owed.tried;
+    loop {
+        let made = ctx.run("attempt", || async {
+            webhooks.attempt(owed, tried + 1).await.map_err(|error| Failure::GivenUp(error.to_string()))
+        });
+        match made.await? {
+            Tried::Gone => return Ok(Ended::NoSubscription),
+            Tried::Forgotten => {
+                return Err(Failure::Final(format!("event {} is not kept any more: nothing can be sent", owed.seq)));
+            }
+            Tried::Held => {
+                ctx.wait_for::<Value>(SETTINGS_EVENT, Some(&scope), Some(HELD)).await?;
+            }
+            Tried::Later { wait_ms, spared } => {
+                let wait = Duration::from_millis(wait_ms);
+                if spared {
+                    ctx.wait_for::<Value>(RECOVERED_EVENT, Some(&scope), Some(wait)).await?;
+                } else {
+                    ctx.sleep(wait).await?;
+                }
+            }
+            Tried::Made { attempt, next, in_place } => {
+                tried += 1;
+                ctx.emit_to(ATTEMPT_EVENT, &scope, &attempt).await?;
+                match next {
+                    Next::Delivered => return Ok(Ended::Delivered),
+                    Next::Again(wait_ms) if in_place => ctx.sleep(Duration::from_millis(wait_ms)).await?,
+                    Next::Again(wait_ms) => {
+                        let again = Owed { tried, wait_ms, ..owed.clone() };
+                        webhooks.began(&owed.subscription);
+                        let options = SpawnOptions {
+                            key: Some(owed.subscription.clone()),
+                            on_parent_end: OnParentEnd::Abandon,
+                            ..SpawnOptions::default()
+                        };
+                        ctx.spawn_detached(RETRY_WORKFLOW, &again, options).await?;
+                        return Ok(Ended::HandedOn);
+                    }
+                    Next::Dead | Next::Gone => {
+                        let error = attempt.error.clone().unwrap_or_default();
+                        let buried = ctx.run("bury", || async {
+                            let buried = webhooks.bury(owed, &attempt, tried).await;
+                            buried.map_err(|error| Failure::GivenUp(error.to_string()))
+                        });
+                        buried.await?;
+                        return Err(Failure::Final(error));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Webhooks {
+    /// Tries a delivery once, if its endpoint may be called.
+    async fn attempt(&self, owed: &Owed, attempt: u32) -> Result<Tried, ClientError> {
+        let mut pass = match self.enter(&owed.subscription).await? {
+            Entrance::Open(pass) => pass,
+            Entrance::Later { wait_ms, spared } => return Ok(Tried::Later { wait_ms, spared }),
+            Entrance::Held => return Ok(Tried::Held),
+            Entrance::Gone => return Ok(Tried::Gone),
+        };
+        let Some(event) = self.event(owed).await? else { return Ok(Tried::Forgotten) };
+        let (settings, at) = (pass.settings.clone(), self.now_ms());
+        let id = delivery_id(&owed.subscription, owed.seq);
+        let body = message::body(self.client.tenant(), &owed.subscription, &settings.choices, owed.seq, &event);
+        let secrets = if owed.original_secret {
+            self.open_all(message::secret_at(&settings.secrets, event.at).into_iter(), &settings.id)
+        } else {
+            self.open_all(message::signing(&settings.secrets, at), &settings.id)
+        };
+        let mut made = Attempt {
+            delivery_id: id.clone(),
+            seq: owed.seq,
+            event: event.name.clone(),
+            attempt,
+            at,
+            status: None,
+            error: None,
+            answer: None,
+            answered_ms: 0,
+            took_ms: 0,
+            remote: None,
+            outcome: Outcome::Delivered,
+            next_at: None,
+            replay: owed.replay.clone(),
+        };
+        // An unsigned request would be worse than none.
+        let said = if secrets.is_empty() {
+            made.error = Some("its signing secret is not kept any more, or can't be opened: rotate it".to_owned());
+            Said::Refused
+        } else {
+            let mut headers = message::signed(&secrets, &id, at, &body);
+            headers.extend(self.own_headers(&settings));
+            let request = Request { method: "POST", url: settings.choices.url.clone(), headers, body };
+            let began = self.client.engine().world().elapsed_ms();
+            let said = call(&*self.shared.egress, request, &mut made, Webhooks::limits_of(&settings.choices)).await;
+            made.took_ms = self.client.engine().world().elapsed_ms().saturating_sub(began);
+            said
+        };
+        let next = next(said, attempt, &settings.choices.waits_ms, owed.seq ^ settings.created_at);
+        let error = made.error.clone().unwrap_or_default();
+        let failed = Failed { error: &error, silent: said == Said::Nothing, refused: said == Said::Refused };
+        let outcome = if next == Next::Delivered { Ok(()) } else { Err(failed) };
+        self.report(&mut pass, outcome, made.took_ms).await?;
+        made.outcome = match next {
+            Next::Delivered => Outcome::Delivered,
+            Next::Again(wait_ms) => {
+                made.next_at = Some(self.now_ms() + wait_ms);
+                Outcome::Retrying
+            }
+            Next::Dead => Outcome::Dead,
+            Next::Gone => {
+                match self.disable(&settings.id, "its endpoint says that it is gone (410)").await {
+                    Ok(()) | Err(WebhookError::NotFound) => {}
+                    Err(WebhookError::Client(error)) => return Err(error),
+                    Err(error) => tracing::warn!(subscription = settings.id, %error, "it could not be disabled"),
+                }
+                Outcome::Dead
+            }
+        };
+        // What need not stay in order makes room for others while it waits.
+        let in_place = settings.choices.order != Order::Parallel || attempt > 1;
+        Ok(Tried::Made { attempt: Box::new(made), next, in_place })
+    }
+
+    /// The event that is owed, from memory if it is recent.
+    async fn event(&self, owed: &Owed) -> Result<Option<EventRow>, ClientError> {
+        self.client.event(owed.scope.as_deref(), owed.seq).await
+    }
+
+    /// Keeps a dead letter. A second time it is the same one.
+    async fn bury(&self, owed: &Owed, last: &Attempt, tried: u32) -> Result<(), ClientError> {
+        let letter = DeadLetter {
+            owed: Owed { tried: 0, wait_ms: 0, ..owed.clone() },
+            last: last.clone(),
+            attempts: tried,
+            died_at: last.at + last.took_ms,
+            replayed_at: None,
+        };
+        let body = Bytes::from(serde_json::to_vec(&letter).unwrap_or_default());
+        let key = DocumentKey::new(DEAD, super::history::dead_name(&owed.subscription, owed.seq));
+        let put = PutDocument { key, expect: None, body, ttl_ms: Some(DEAD_KEPT_MS), history: 0 };
+        self.client.put_document(put, None, Guard::default(), None).await.map(drop)
+    }
+}
+
+/// Calls, and notes what came of it.
+async fn call(egress: &dyn Egress, request: Request, made: &mut Attempt, limits: crate::egress::CallLimits) -> Said {
+    match egress.call(request, limits).await {
+        Ok(answer) => {
+            let asked_ms = answer.retry_after_ms(made.at);
+            (made.status, made.answered_ms) = (Some(answer.status), answer.answered_ms);
+            made.remote = answer.remote.map(|remote| remote.to_string());
+            made.answer = (!answer.body.is_empty()).then(|| String::from_utf8_lossy(&answer.body).into_owned());
+            if !(200..300).contains(&answer.status) {
+                made.error = Some(format!("the endpoint answered {}", answer.status));
+            }
+            Said::Status(answer.status, asked_ms)
+        }
+        Err(fault) => {
+            made.error = Some(fault.to_string());
+            if matches!(fault, Fault::Refused(_)) { Said::Refused } else { Said::Nothing }
+        }
+    }
+}
