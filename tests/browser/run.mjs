@@ -13,6 +13,7 @@ import { interrupts } from "./checks/interrupts.mjs";
 import { looks } from "./checks/looks.mjs";
 import { runs } from "./checks/runs.mjs";
 import { sessions } from "./checks/sessions.mjs";
+import { tools } from "./checks/tools.mjs";
 import { Chromium } from "./chromium.mjs";
 import { Expected } from "./expect.mjs";
 import { Server } from "./server.mjs";
@@ -22,7 +23,7 @@ const PATIENCE_MS = 60_000;
 /** The same while proving, where waiting in vain is what usually happens. */
 const PROVING_PATIENCE_MS = 8_000;
 
-const CHECKS = [...chat, ...interrupts, ...sessions, ...crash, ...runs, ...looks];
+const CHECKS = [...chat, ...interrupts, ...sessions, ...crash, ...runs, ...tools, ...looks];
 
 const binary = wanted("MAINSPRING_BINARY");
 const chromium = wanted("CHROMIUM");

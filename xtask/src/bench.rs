@@ -23,6 +23,10 @@ enum Which {
     Hatchet,
     /// Turns of many sessions, with an agent in process.
     Turns,
+    /// Orchestrations of three tools, with providers in process.
+    Tools,
+    /// Matching of many webhook subscriptions, and deliveries.
+    Webhooks,
     /// Time to ready and memory of an idle server.
     Idle,
 }
@@ -33,9 +37,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         Which::Http => "http",
         Which::Hatchet => "hatchet",
         Which::Turns => "turns",
+        Which::Tools => "tools",
+        Which::Webhooks => "webhooks",
         Which::Idle => "idle",
     };
-    if !matches!(args.which, Which::Engine | Which::Turns) {
+    if !matches!(args.which, Which::Engine | Which::Turns | Which::Tools | Which::Webhooks) {
         workspace.release_binary()?;
     }
     let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "mainspring-bench", "--bin", bin]);

@@ -1,13 +1,14 @@
 //! `browser`: runs the test of the pages in `tests/browser` on the release build.
 //!
-//! It needs a Chromium and Node, and nothing from npm: the test speaks to Chromium over a pipe.
+//! It needs a Chromium and Node, and nothing from npm: the test speaks to Chromium over a pipe. What the checks of tools call is
+//! the trip example's service, which needs Python.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::tools::{self, NODE, Tool};
+use crate::tools::{self, NODE, PYTHON, Tool};
 use crate::workspace::Workspace;
 
 /// Names under which a Chromium is installed.
@@ -31,10 +32,10 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
 
 /// Finds what the test needs: Chromium, then Node.
 pub(crate) fn tools() -> anyhow::Result<(PathBuf, PathBuf)> {
-    let found = tools::find(&[Tool { names: &BROWSERS, package: "chromium" }, NODE]);
+    let found = tools::find(&[Tool { names: &BROWSERS, package: "chromium" }, NODE, PYTHON]);
     let found = found.context("the pages can't be tested; --no-browser leaves them untested")?;
     match found.as_slice() {
-        [chromium, node] => Ok((chromium.clone(), node.clone())),
-        _ => bail!("two programs were looked for"),
+        [chromium, node, _] => Ok((chromium.clone(), node.clone())),
+        _ => bail!("three programs were looked for"),
     }
 }

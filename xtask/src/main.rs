@@ -4,7 +4,11 @@
 mod bench;
 mod browser;
 mod chaos_kill;
+mod chaos_tools;
+mod chaos_webhooks;
+mod dice;
 mod http;
+mod mcp;
 mod sdk;
 mod server;
 mod sim;
@@ -12,6 +16,7 @@ mod smoke;
 mod suite;
 mod tidy;
 mod tools;
+mod trip;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -37,10 +42,18 @@ enum Verb {
     Smoke,
     /// Tests the pages in a headless Chromium
     Browser,
+    /// Runs the example that books trips, and kills the server while it undoes one
+    Trip(trip::Args),
     /// Runs the published Python and TypeScript SDKs of Hatchet against the release build
     Sdk(sdk::Args),
+    /// Runs the published Python and TypeScript SDKs of MCP against our discovery server and our client
+    Mcp(mcp::Args),
     /// Kills the server under load, again and again, and checks that nothing was lost or repeated
     ChaosKill(chaos_kill::Args),
+    /// Kills the server while it delivers webhooks to an endpoint that misbehaves, and compares the books
+    ChaosWebhooks(chaos_webhooks::Args),
+    /// Kills the server while it calls tools over a proxy that breaks connections, and compares ledgers
+    ChaosTools(chaos_tools::Args),
     /// Simulates whole deployments from seeds, and looks for broken promises
     Sim(sim::Args),
     /// Measures the engine, the HTTP front door, or a server that does nothing
@@ -53,9 +66,13 @@ fn main() -> anyhow::Result<()> {
         Verb::Test(args) | Verb::Ci(args) => suite::run(&workspace, &args),
         Verb::Tidy => tidy::run(&workspace.root),
         Verb::Smoke => smoke::run(&workspace),
+        Verb::Trip(args) => trip::run(&workspace, &args),
         Verb::Browser => browser::run(&workspace),
         Verb::Sdk(args) => sdk::run(&workspace, &args),
+        Verb::Mcp(args) => mcp::run(&workspace, &args),
         Verb::ChaosKill(args) => chaos_kill::run(&workspace, &args),
+        Verb::ChaosWebhooks(args) => chaos_webhooks::run(&workspace, &args),
+        Verb::ChaosTools(args) => chaos_tools::run(&workspace, &args),
         Verb::Sim(args) => sim::run(&workspace, &args),
         Verb::Bench(args) => bench::run(&workspace, &args),
     }

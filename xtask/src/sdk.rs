@@ -15,7 +15,7 @@ use crate::tools::{self, NODE, Tool};
 use crate::workspace::Workspace;
 
 const PYTHON: Tool = Tool { names: &["python3"], package: "python3-venv" };
-const NPM: Tool = Tool { names: &["npm"], package: "npm" };
+pub(crate) const NPM: Tool = Tool { names: &["npm"], package: "npm" };
 
 /// A Python client takes its time to come back, which nobody else needs: the checks are shared among several servers.
 const PYTHON_CRASH_PARTS: usize = 3;
@@ -47,7 +47,8 @@ enum Mode {
     Crash,
 }
 
-struct Running {
+/// A test program that was started.
+pub(crate) struct Running {
     name: String,
     child: Child,
     log: PathBuf,
@@ -92,26 +93,32 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
             failed.extend(wait(one)?);
         }
     }
-    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+    // Last of all, because whoever reads a long output reads its end.
+    if failed.is_empty() { Ok(()) } else { bail!("these checks failed:\n  {}", failed.join("\n  ")) }
 }
 
 /// Python with the SDK in a folder of its own.
 fn python(workspace: &Workspace) -> anyhow::Result<Command> {
-    let found = tools::find(&[PYTHON])?;
     let here = workspace.root.join("tests/sdk/python");
-    let requirements = std::fs::read_to_string(here.join("requirements.txt"))?;
-    let venv = workspace.target_dir.join("sdk-python");
-    let installed = venv.join("installed.txt");
-    if std::fs::read_to_string(&installed).ok().as_ref() != Some(&requirements) {
-        println!("installing the Python SDK into {}", venv.display());
-        carried_out(Command::new(&found[0]).args(["-m", "venv", "--clear"]).arg(&venv))?;
-        let mut pip = Command::new(venv.join("bin/pip"));
-        carried_out(pip.args(["install", "--quiet", "--requirement"]).arg(here.join("requirements.txt")))?;
-        std::fs::write(&installed, requirements)?;
-    }
-    let mut command = Command::new(venv.join("bin/python"));
+    let mut command = Command::new(python_with(workspace, &here.join("requirements.txt"), "sdk-python")?);
     command.arg("run.py").current_dir(here);
     Ok(command)
+}
+
+/// A Python with what a file lists, in a folder of its own with this name.
+pub(crate) fn python_with(workspace: &Workspace, requirements: &Path, folder: &str) -> anyhow::Result<PathBuf> {
+    let found = tools::find(&[PYTHON])?;
+    let wanted = std::fs::read_to_string(requirements)?;
+    let venv = workspace.target_dir.join(folder);
+    let installed = venv.join("installed.txt");
+    if std::fs::read_to_string(&installed).ok().as_ref() != Some(&wanted) {
+        println!("installing {} into {}", wanted.trim().replace('\n', ", "), venv.display());
+        carried_out(Command::new(&found[0]).args(["-m", "venv", "--clear"]).arg(&venv))?;
+        let mut pip = Command::new(venv.join("bin/pip"));
+        carried_out(pip.args(["install", "--quiet", "--requirement"]).arg(requirements))?;
+        std::fs::write(&installed, wanted)?;
+    }
+    Ok(venv.join("bin/python"))
 }
 
 /// Node; the program installs the SDK into a folder of its own itself.
@@ -128,7 +135,8 @@ fn carried_out(command: &mut Command) -> anyhow::Result<()> {
     if ended.success() { Ok(()) } else { bail!("{command:?} ended with {ended}") }
 }
 
-fn start(logs: &Path, name: String, mut command: Command) -> anyhow::Result<Running> {
+/// Starts a test program, which says what it finds to a file.
+pub(crate) fn start(logs: &Path, name: String, mut command: Command) -> anyhow::Result<Running> {
     let log = logs.join(format!("{}.log", name.replace(' ', "-")));
     let file = File::create(&log)?;
     let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
@@ -137,7 +145,8 @@ fn start(logs: &Path, name: String, mut command: Command) -> anyhow::Result<Runn
     Ok(Running { name, child, log, begun: Instant::now() })
 }
 
-fn wait(mut running: Running) -> anyhow::Result<Option<String>> {
+/// Waits for the end of one program. Gives a line for each check that failed.
+pub(crate) fn wait(mut running: Running) -> anyhow::Result<Vec<String>> {
     let mut said = Instant::now();
     let status = loop {
         if let Some(status) = running.child.try_wait()? {
@@ -155,8 +164,13 @@ fn wait(mut running: Running) -> anyhow::Result<Option<String>> {
     let took = running.begun.elapsed().as_secs();
     if status.success() {
         println!("{}: {} ({took} s)", running.name, text.lines().last().unwrap_or("ok"));
-        return Ok(None);
+        return Ok(Vec::new());
     }
     println!("{text}\n{}: {status} ({took} s)", running.name);
-    Ok(Some(running.name))
+    let mut failed: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("failed: ")).collect();
+    if failed.is_empty() {
+        // It ended before it could say which.
+        failed.push(text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it ended without a word"));
+    }
+    Ok(failed.into_iter().map(|check| format!("{}: {check}", running.name)).collect())
 }

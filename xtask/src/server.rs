@@ -1,4 +1,4 @@
-//! A `mainspring dev` process under test: start, wait until it is ready, kill, make a token.
+//! A `mainspring` process under test, `dev` or `serve`: start, wait until it is ready, kill, make a token.
 
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
@@ -22,6 +22,8 @@ pub(crate) struct Place {
     pub(crate) log: PathBuf,
     pub(crate) port: u16,
     pub(crate) environment: Vec<(String, String)>,
+    /// The configuration of `serve`. Without one it is `dev`.
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// A running server. Dropping it kills it.
@@ -47,6 +49,7 @@ impl Place {
             log: dir.join("server.log"),
             port,
             environment: environment.iter().map(owned).collect(),
+            config: None,
         })
     }
 
@@ -58,8 +61,13 @@ impl Place {
     pub(crate) fn start(&self) -> anyhow::Result<Server> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let begun = Instant::now();
-        let mut child = Command::new(&self.binary)
-            .args(["dev", "--listen", &format!("127.0.0.1:{}", self.port), "--dir"])
+        let mut command = Command::new(&self.binary);
+        match &self.config {
+            Some(config) => command.arg("serve").arg("--config").arg(config),
+            None => command.arg("dev"),
+        };
+        let mut child = command
+            .args(["--listen", &format!("127.0.0.1:{}", self.port), "--dir"])
             .arg(&self.dir)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Leave the pages untested.
     #[arg(long)]
     no_browser: bool,
-    /// Leave the Hatchet SDKs for Python and TypeScript out.
+    /// Leave the SDKs of Hatchet and of MCP for Python and TypeScript out.
     #[arg(long)]
     no_sdk: bool,
     /// Minutes for which fresh seeds are simulated, after the saved ones.
@@ -82,7 +82,7 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
         own("tidy", &["tidy"])?,
         cargo("format", &["fmt", "--all", "--check"]),
         cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        cargo("tests", &["test", "--workspace"]),
+        cargo("tests", &["test", "--workspace", "--no-fail-fast"]),
     ];
     if args.quick {
         return Ok(steps);
@@ -93,14 +93,21 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
     let chaos = |policy| ["chaos-kill", "--rounds", rounds.as_str(), "--on-message", policy];
     steps.push(cargo("release build", &["build", "--release", "--package", "mainspring-cli"]));
     steps.push(own("smoke", &["smoke"])?);
+    steps.push(own("trip", &["trip"])?);
     if !args.no_browser {
         steps.push(own("browser", &["browser"])?);
     }
     if !args.no_sdk {
         steps.push(own("Hatchet SDKs", &["sdk"])?);
+        steps.push(own("MCP SDKs", &["mcp"])?);
     }
     steps.push(own("chaos-kill (queue)", &chaos("queue"))?);
     steps.push(own("chaos-kill (supersede)", &chaos("supersede"))?);
+    if !args.no_sdk {
+        // The libraries that check its signatures are Python's and npm's.
+        steps.push(own("chaos-webhooks", &["chaos-webhooks", "--seconds", "60"])?);
+    }
+    steps.push(own("chaos-tools", &["chaos-tools", "--rounds", rounds.as_str()])?);
     Ok(steps)
 }
 
@@ -153,7 +160,7 @@ fn summarise(outcomes: &[Outcome], took: Duration, args: &Args) -> anyhow::Resul
         println!("{:<24} {:>8}  {}", name, seconds(*took), failure.as_deref().map_or("ok", |_| "FAILED"));
     }
     if args.quick {
-        println!("left out by --quick: simulator, release build, smoke, browser, chaos-kill");
+        println!("left out by --quick: simulator, release build, smoke, browser, chaos-kill, chaos-tools");
     } else if args.no_browser {
         println!("left out by --no-browser: browser");
     }

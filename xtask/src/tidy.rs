@@ -8,15 +8,20 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// Which crate of the workspace may depend on which. Arrows point down only.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("mainspring-core", &[]),
     ("mainspring-store", &["mainspring-core"]),
     ("mainspring-engine", &["mainspring-core", "mainspring-store"]),
     ("mainspring-client", &["mainspring-core", "mainspring-engine"]),
-    ("mainspring-flows", &["mainspring-client"]),
-    ("mainspring-server", &["mainspring-core", "mainspring-engine", "mainspring-client", "mainspring-flows"]),
+    ("mainspring-mcp", &[]),
+    ("mainspring-flows", &["mainspring-client", "mainspring-mcp"]),
+    (
+        "mainspring-server",
+        &["mainspring-core", "mainspring-engine", "mainspring-client", "mainspring-flows", "mainspring-mcp"],
+    ),
     ("mainspring-hatchet", &["mainspring-core", "mainspring-engine"]),
     ("orders-agent", &["mainspring-client", "mainspring-flows"]),
+    ("trip", &["mainspring-client"]),
     (
         "mainspring-cli",
         &[
@@ -25,6 +30,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
             "mainspring-client",
             "mainspring-flows",
             "mainspring-hatchet",
+            "mainspring-mcp",
             "mainspring-server",
             "orders-agent",
         ],

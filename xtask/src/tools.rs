@@ -15,6 +15,9 @@ pub(crate) struct Tool {
 /// Node, which some tests are written for.
 pub(crate) const NODE: Tool = Tool { names: &["node"], package: "nodejs" };
 
+/// Python, which the trip example is written in.
+pub(crate) const PYTHON: Tool = Tool { names: &["python3"], package: "python3" };
+
 /// The paths of programs, in the order asked for. What is missing is installed if it may be.
 ///
 /// # Errors

@@ -9,8 +9,12 @@ use anyhow::{Context, bail};
 use mainspring_client::TenantId;
 use mainspring_core::limit::Limits;
 use mainspring_engine::{Retention, SyncMode};
+use mainspring_flows::egress::{EgressOptions, Policy};
+use mainspring_flows::incoming::{Integration, Platform};
+use mainspring_flows::tools::Secrets;
 use mainspring_flows::window::{WindowMode, WindowRules};
 use mainspring_flows::{AgentKind, AgentSettings, ChannelSettings, OnMessage, Protection, Secret};
+use mainspring_server::api::incoming::Placed;
 use serde::Deserialize;
 
 /// The whole file.
@@ -28,6 +32,151 @@ pub(crate) struct Config {
     pub(crate) agents: Vec<Agent>,
     #[serde(default)]
     pub(crate) limits: ConfiguredLimits,
+    /// What may be called at addresses that tenants choose.
+    #[serde(default)]
+    pub(crate) egress: Egress,
+    /// By tenant, secrets by name: the environment variable that holds each.
+    #[serde(default)]
+    pub(crate) secrets: BTreeMap<String, BTreeMap<String, String>>,
+    /// Accounts at platforms whose webhooks come in.
+    #[serde(default)]
+    pub(crate) integrations: Vec<ConfiguredIntegration>,
+}
+
+/// An account of a tenant at a platform, whose webhooks come in at `/v1/incoming/ID`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConfiguredIntegration {
+    /// The last part of its address.
+    pub(crate) id: String,
+    /// Whose it is.
+    tenant: String,
+    /// Who answers.
+    agent: String,
+    /// `generic`, `meta` or `twilio`.
+    kind: Platform,
+    /// Over which channel. `whatsapp` for Meta and `sms` for Twilio if it is not said.
+    channel: Option<String>,
+    /// The environment variable that has the secret its requests are signed with.
+    secret_env: String,
+    /// The environment variable that has Meta's verify token.
+    verify_token_env: Option<String>,
+    /// The address as the platform knows it, if it is not `public_url` and the path.
+    url: Option<String>,
+    /// Ids or numbers at the platform whose messages are taken. Empty takes all.
+    #[serde(default)]
+    accounts: Vec<String>,
+}
+
+impl ConfiguredIntegration {
+    /// The integration, with its secrets from the environment.
+    pub(crate) fn placed(&self, config: &Config) -> anyhow::Result<Placed> {
+        let id = &self.id;
+        if id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            bail!("integration {id:?}: an id has letters, digits, and - _ . only");
+        }
+        if !config.agents.iter().any(|agent| agent.tenant == self.tenant && agent.name == self.agent) {
+            bail!("integration {id:?}: tenant {:?} has no agent {:?} under [[agents]]", self.tenant, self.agent);
+        }
+        let secret = |name: &String| {
+            let found =
+                std::env::var(name).with_context(|| format!("integration {id:?}: {name} is not set: export it"));
+            found.map(Secret)
+        };
+        let channel = match (&self.channel, self.kind) {
+            (Some(channel), _) => channel.clone(),
+            (None, Platform::Meta) => "whatsapp".to_owned(),
+            (None, Platform::Twilio) => "sms".to_owned(),
+            (None, Platform::Generic) => bail!("integration {id:?}: say over which channel"),
+        };
+        let url = match (&self.url, &config.server.public_url) {
+            (Some(url), _) => url.clone(),
+            (None, Some(public)) => format!("{public}/v1/incoming/{id}"),
+            // Nobody else signs the address.
+            (None, None) if self.kind != Platform::Twilio => String::new(),
+            (None, None) => bail!("integration {id:?}: Twilio signs the address: set url here, or server.public_url"),
+        };
+        let integration = Integration {
+            platform: self.kind,
+            secret: secret(&self.secret_env)?,
+            verify_token: self.verify_token_env.as_ref().map(secret).transpose()?,
+            url,
+            accounts: self.accounts.clone(),
+        };
+        Ok(Placed { integration, tenant: tenant_id(&self.tenant), agent: self.agent.clone(), channel })
+    }
+}
+
+/// What may be called at addresses that tenants choose, and how.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Egress {
+    /// Whether `http://` is allowed beside `https://`.
+    http: bool,
+    /// Ports that may be called; empty allows all. 443 and 8443 if it is not said.
+    ports: Option<Vec<u16>>,
+    /// Networks that may be called although they are not public.
+    allow: Vec<String>,
+    /// Names that may be called whatever they stand for.
+    allow_hosts: Vec<String>,
+    /// Networks that may not be called although they are public.
+    deny: Vec<String>,
+    /// Name servers to ask instead of the system's.
+    name_servers: Vec<SocketAddr>,
+    /// Files with certificates that are trusted beside the system's, in PEM.
+    trust: Vec<PathBuf>,
+}
+
+impl Egress {
+    /// What calls are made with. `dev` may call its own machine.
+    pub(crate) fn options(&self, dev: bool) -> anyhow::Result<EgressOptions> {
+        let nets = |field: &str, texts: &[String]| {
+            let net = |text: &String| {
+                text.parse().with_context(|| format!("egress.{field}: {text:?} is no network: write it as 10.0.0.0/8"))
+            };
+            texts.iter().map(net).collect::<anyhow::Result<Vec<_>>>()
+        };
+        let policy = Policy {
+            http: self.http,
+            ports: self.ports.clone().unwrap_or_else(|| Policy::default().ports),
+            allow: nets("allow", &self.allow)?,
+            allow_hosts: self.allow_hosts.clone(),
+            deny: nets("deny", &self.deny)?,
+        };
+        let policy = if dev { policy.with_loopback() } else { policy };
+        let read = |path: &PathBuf| {
+            let bytes = std::fs::read(path).with_context(|| format!("egress.trust: {}", path.display()))?;
+            Ok(bytes.into())
+        };
+        let extra_roots = self.trust.iter().map(read).collect::<anyhow::Result<_>>()?;
+        Ok(EgressOptions { policy, name_servers: self.name_servers.clone(), extra_roots })
+    }
+}
+
+/// Secrets of tenants, read from the environment when the server starts.
+#[derive(Clone, Default)]
+pub(crate) struct Configured(BTreeMap<(TenantId, String), String>);
+
+impl Configured {
+    pub(crate) fn read(named: &BTreeMap<String, BTreeMap<String, String>>) -> anyhow::Result<Self> {
+        let mut secrets = BTreeMap::new();
+        for (tenant, names) in named {
+            for (name, variable) in names {
+                let secret = std::env::var(variable).ok().filter(|secret| !secret.is_empty());
+                let secret = secret.with_context(|| {
+                    format!("[secrets.{tenant}]: {variable} is not set: export it, or leave {name:?} out")
+                })?;
+                secrets.insert((tenant_id(tenant), name.clone()), secret);
+            }
+        }
+        Ok(Configured(secrets))
+    }
+}
+
+impl Secrets for Configured {
+    fn secret(&self, tenant: TenantId, name: &str) -> Option<String> {
+        self.0.get(&(tenant, name.to_owned())).cloned()
+    }
 }
 
 /// Limits of the engine that can be configured.

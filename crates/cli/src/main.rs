@@ -2,6 +2,7 @@
 
 mod config;
 mod local;
+mod mcp;
 mod start;
 mod verbs;
 
@@ -167,7 +168,8 @@ fn start_up() -> anyhow::Result<()> {
     let began = Instant::now();
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAINSPRING_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        // The MCP library tells of every request; what matters of it we say ourselves.
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,rmcp=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     // The only provider that needs no C build tools beyond a compiler; fails only if one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();

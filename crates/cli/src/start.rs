@@ -1,5 +1,6 @@
 //! Wiring: opens the engine, offers the flows, listens, and ends in order.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,15 +12,22 @@ use mainspring_core::limit::Limits;
 use mainspring_core::row::TokenRow;
 use mainspring_core::{Command, Table, TokenId};
 use mainspring_engine::{Embedded, Engine, EngineOptions, LogOptions};
+use mainspring_flows::egress::{EgressOptions, HttpEgress};
+use mainspring_flows::tools::breaker::Breakers;
+use mainspring_flows::tools::catalogue::KnownTools;
+use mainspring_flows::tools::{CallbackDoor, Kit};
+use mainspring_flows::webhooks::{Filter, Filters, Seen, Shared, Webhooks};
 use mainspring_flows::{AgentSettings, Agents, Outside, TurnDoor};
+use mainspring_hatchet::expression::{Environment, Expression};
 use mainspring_hatchet::{Caller, Gate, Hatchet};
+use mainspring_server::api::incoming::Placed;
 use mainspring_server::api::tokens;
 use mainspring_server::auth::Scope;
 use mainspring_server::{AppState, Keys, ServerOptions};
 use tokio::net::TcpListener;
 
-use crate::config::{Config, Pace, Store, dev_agent, tenant_id};
-use crate::local;
+use crate::config::{Config, Configured, Egress, Pace, Store, dev_agent, tenant_id};
+use crate::{local, mcp};
 
 /// The tenant of `dev`.
 const DEV_TENANT: &str = "dev";
@@ -34,6 +42,9 @@ struct Setup {
     limits: Limits,
     agents: Vec<(String, String, AgentSettings)>,
     example: Option<orders_agent::Settings>,
+    egress: EgressOptions,
+    integrations: BTreeMap<String, Placed>,
+    secrets: Configured,
     began: Instant,
 }
 
@@ -51,6 +62,9 @@ pub(crate) async fn dev(dir: &Path, listen: SocketAddr, began: Instant) -> anyho
         limits: Limits::default(),
         agents: vec![("orders".to_owned(), DEV_TENANT.to_owned(), settings)],
         example: Some(orders_agent::Settings { side_effects, carrier, thinking: carrier / 2, word }),
+        egress: Egress::default().options(true)?,
+        integrations: BTreeMap::new(),
+        secrets: Configured::default(),
         began,
     })
     .await
@@ -74,7 +88,13 @@ pub(crate) async fn serve(
     let agents = config.agents.iter().map(|agent| {
         Ok((agent.name.clone(), agent.tenant.clone(), agent.settings(config.tenants.get(&agent.tenant))?))
     });
+    let placed = config.integrations.iter().map(|one| Ok((one.id.clone(), one.placed(&config)?)));
+    let integrations: BTreeMap<String, Placed> = placed.collect::<anyhow::Result<_>>()?;
+    if integrations.len() < config.integrations.len() {
+        bail!("two [[integrations]] have the same id: give each its own");
+    }
     run(Setup {
+        integrations,
         dir: dir.unwrap_or(config.server.dir),
         listen: listen.unwrap_or(config.server.listen),
         public_url: config.server.public_url,
@@ -82,6 +102,8 @@ pub(crate) async fn serve(
         limits: config.limits.limits()?,
         store: config.store,
         example: None,
+        egress: config.egress.options(false)?,
+        secrets: Configured::read(&config.secrets)?,
         began,
     })
     .await
@@ -113,17 +135,34 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
     let agents =
         Agents::new(setup.agents.iter().map(|(name, t, settings)| (tenant_id(t), name.clone(), settings.clone())));
     let public_url = setup.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
-    let door = TurnDoor { tokens: keys.turn_tokens().clone(), calls_url: format!("{public_url}/v1/turn") };
-    let workers = offer_all(&engine, &tenants, &agents, setup.example.as_ref(), &door).await?;
+    let egress = HttpEgress::new(setup.egress.clone());
+    let egress = egress.map_err(|error| anyhow::anyhow!("calls to other addresses can't be set up: {error}"))?;
+    let callbacks = CallbackDoor { tokens: keys.turn_tokens().clone(), url: format!("{public_url}/v1/tool-callbacks") };
+    let kit = Kit {
+        egress: Arc::new(egress.clone()),
+        secrets: Arc::new(setup.secrets.clone()),
+        remote: Some(Arc::new(mcp::OfServers::new(egress))),
+        callbacks,
+        breakers: Breakers::default(),
+        known: KnownTools::default(),
+    };
+    let calls_url = format!("{public_url}/v1/turn");
+    let door = TurnDoor { tokens: keys.turn_tokens().clone(), calls_url, tools: Some(kit.clone()) };
+    let mut workers = offer_all(&engine, &tenants, &agents, setup.example.as_ref(), &door).await?;
+    let webhooks = offer_webhooks(&setup, &engine, &tenants, &keys, &mut workers).await?;
     forget_revoked(&engine, &tenants).await?;
 
     let home = tenants[0].0;
     let server = ServerOptions { public_url: public_url.clone(), grpc_address: address.to_string(), home_tenant: home };
     let state = AppState::new(engine.clone(), agents, keys, server);
+    state.set_tools(kit);
+    let matching: Vec<_> = webhooks.values().map(|one| tokio::spawn(one.clone().match_events())).collect();
+    state.set_webhooks(webhooks);
+    state.set_integrations(setup.integrations.clone());
     // Before anything is answered, so that whoever finds the server ready finds the token too.
     let door = if setup.example.is_some() { Some(open_door(&setup, &state, home).await?) } else { None };
     let hatchet = Hatchet::start(engine.clone(), gate(&state));
-    let routes = mainspring_server::router(state.clone()).merge(hatchet.routes());
+    let routes = mainspring_server::router(state.clone()).merge(hatchet.routes()).merge(mcp::routes(&state));
     let serving = tokio::spawn(listen_on(listener, routes));
     local::write(&setup.dir, &format!("http://{address}"), home)?;
     announce(&setup, &public_url, door.as_deref())?;
@@ -131,6 +170,7 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
     stop_signal().await?;
     tracing::info!("stopping: what was accepted is made durable first");
     serving.abort();
+    matching.iter().for_each(tokio::task::JoinHandle::abort);
     for worker in workers {
         worker.stop().await;
     }
@@ -165,6 +205,45 @@ async fn offer_all(
             .push(worker.start().await.with_context(|| format!("the flows of tenant {name:?} could not be started"))?);
     }
     Ok(workers)
+}
+
+/// Webhooks for every tenant, each on a worker of its own: endpoints that hang take from its slots alone.
+async fn offer_webhooks(
+    setup: &Setup,
+    engine: &Engine,
+    tenants: &[(TenantId, &str)],
+    keys: &Keys,
+    workers: &mut Vec<RunningWorker>,
+) -> anyhow::Result<BTreeMap<TenantId, Webhooks>> {
+    let egress = HttpEgress::new(setup.egress.clone()).map_err(|error| anyhow::anyhow!("egress: {error}"))?;
+    let shared = Shared::new(Arc::new(egress), keys.sealer().clone(), filters());
+    let mut all = BTreeMap::new();
+    for (tenant, name) in tenants {
+        let webhooks = Webhooks::new(Client::new(engine.clone(), *tenant), shared.clone());
+        let worker = webhooks.offer(Worker::new(webhooks.client().clone(), "webhooks"));
+        let started = worker.start().await;
+        workers.push(started.with_context(|| format!("the webhooks of tenant {name:?} could not be started"))?);
+        all.insert(*tenant, webhooks);
+    }
+    Ok(all)
+}
+
+/// CEL with the limits it has where Hatchet's workers use it.
+fn filters() -> Filters {
+    Arc::new(|text: &str| {
+        let expression = Expression::parse(text).map_err(|error| error.to_string())?;
+        let filter = move |seen: Seen<'_>| {
+            let environment = Environment::Event {
+                input: seen.data,
+                additional_metadata: seen.about,
+                payload: &serde_json::Value::Null,
+                event_id: "",
+                event_key: seen.name,
+            };
+            expression.is_true(&environment).map_err(|error| error.to_string())
+        };
+        Ok(Arc::new(filter) as Filter)
+    })
 }
 
 /// Tokens revoked before this process began stay refused.

@@ -247,8 +247,8 @@ where
     pub async fn run(self) -> Result<T, Failure> {
         let Step { ctx, name, action, retry, timeout, undo } = self;
         let mut wait = retry.backoff;
-        let mut tries = 0;
-        loop {
+        let (mut tries, mut may_stand) = (0, false);
+        let failure = loop {
             tries += 1;
             let tried = ctx.act(&name, undo.is_some(), |_| async {
                 let work = action(tries);
@@ -265,7 +265,11 @@ where
                     Err(ending) => Err(ending),
                 }
             });
-            match tried.await? {
+            let tried = match tried.await {
+                Ok(tried) => tried,
+                Err(ending) => break ending,
+            };
+            match tried {
                 Tried::Done(given) => {
                     if let Some(undo) = undo {
                         let kept = given.clone();
@@ -273,19 +277,23 @@ where
                     }
                     return Ok(given);
                 }
-                Tried::Broke(_) if tries < retry.attempts_max => {
-                    ctx.sleep(wait).await?;
+                Tried::Broke(error) => {
+                    may_stand = true;
+                    if tries >= retry.attempts_max {
+                        break Failure::Final(format!("{name} failed {tries} time(s), last: {error}"));
+                    }
+                    if let Err(ending) = ctx.sleep(wait).await {
+                        break ending;
+                    }
                     wait = (wait * 2).min(retry.backoff_max);
                 }
-                Tried::Broke(error) => {
-                    // It may have been done before it broke off.
-                    if let Some(undo) = undo {
-                        ctx.undo().push(&name, Arc::new(move || undo(None)));
-                    }
-                    return Err(Failure::Final(format!("{name} failed {tries} time(s), last: {error}")));
-                }
-                Tried::Refused(error) => return Err(Failure::Final(format!("{name} failed: {error}"))),
+                Tried::Refused(error) => break Failure::Final(format!("{name} failed: {error}")),
             }
+        };
+        // What broke off may have been done, whatever became of it afterwards.
+        if let Some(undo) = undo.filter(|_| may_stand) {
+            ctx.undo().push(&name, Arc::new(move || undo(None)));
         }
+        Err(failure)
     }
 }

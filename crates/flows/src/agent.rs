@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use mainspring_client::TenantId;
+use mainspring_client::{Attention, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -97,6 +97,10 @@ pub struct AgentRequest {
     /// Side effects of this turn group that were begun.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub effects: Vec<EffectView>,
+    /// Calls of tools that wait for a yes of this session's person: answer them with
+    /// `POST {calls_url}/tool-executions/{run_id}/confirm`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub confirmations: Vec<Attention>,
     /// The address under which calls on behalf of this attempt are taken.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub calls_url: String,

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::agent::{AgentRequest, SessionState};
 use crate::records;
 use crate::settings::millis;
+use crate::tools::ToolError;
 use crate::voice::Voice;
 
 /// Phases of which results are kept in one turn group. A pipeline has about a dozen.
@@ -26,8 +27,18 @@ pub const EFFECTS_MAX: usize = 200;
 /// Bytes of a name: a phase, a tool, a business key, a fingerprint.
 const NAME_BYTES_MAX: usize = 200;
 /// The first parts of names of events that only the engine and the flows tell.
-const OWN_EVENTS: [&str; 8] =
-    ["turn.", "reply.", "message.", "session.", "supersede.", "effect.", "artifact.", "follow_up."];
+const OWN_EVENTS: [&str; 10] = [
+    "turn.",
+    "reply.",
+    "message.",
+    "session.",
+    "supersede.",
+    "effect.",
+    "artifact.",
+    "follow_up.",
+    "tool.",
+    "attention.",
+];
 
 /// One attempt at a turn: who may ask, on whose behalf.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +146,10 @@ pub enum EffectStatus {
     Done,
     /// It certainly did not happen.
     Failed,
+    /// Nobody knows whether it happened. A person decides.
+    Unknown,
+    /// It happened, and was undone.
+    Compensated,
 }
 
 /// A side effect, as the ledger has it.
@@ -157,6 +172,15 @@ pub struct EffectView {
     pub position: u32,
     /// How often it was begun.
     pub tries: u32,
+    /// The run that carries it out, if the engine does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution_id: Option<String>,
+    /// A digest of its arguments: the same key with others is another wish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Why it failed, or what is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ToolError>,
 }
 
 /// A side effect to begin.
@@ -415,6 +439,9 @@ impl Calls {
                 turn_id: turn,
                 position,
                 tries,
+                execution_id: None,
+                digest: None,
+                error: None,
             };
             match self.write_effect(&effect, expect, guard, "effect.started").await {
                 Ok(_) => {
@@ -432,8 +459,10 @@ impl Calls {
             match (before.status, before.policy) {
                 (EffectStatus::Done, _) => return Ok(EffectVerdict::Done { result: before.result }),
                 // It certainly did not happen, or may happen again under the same key.
-                (EffectStatus::Failed, _) | (EffectStatus::Started, EffectPolicy::Pure | EffectPolicy::Idempotent) => {}
-                (EffectStatus::Started, EffectPolicy::Compensatable | EffectPolicy::Irreversible) => {
+                (EffectStatus::Failed | EffectStatus::Compensated, _)
+                | (EffectStatus::Started, EffectPolicy::Pure | EffectPolicy::Idempotent) => {}
+                (EffectStatus::Unknown, _)
+                | (EffectStatus::Started, EffectPolicy::Compensatable | EffectPolicy::Irreversible) => {
                     return Ok(EffectVerdict::Unknown { turn_id: before.turn_id });
                 }
             }
@@ -447,7 +476,7 @@ impl Calls {
     /// # Errors
     /// [`CallError::Unusable`] if it was never begun, or has another outcome already.
     pub async fn end_effect(&self, end: EndEffect) -> Result<(), CallError> {
-        if end.status == EffectStatus::Started {
+        if !matches!(end.status, EffectStatus::Done | EffectStatus::Failed) {
             return Err(CallError::Unusable("an outcome is `done` or `failed`".to_owned()));
         }
         let key = self.effect_key(&end.tool, &end.key);
@@ -521,8 +550,7 @@ impl Calls {
     }
 
     fn effect_key(&self, tool: &str, key: &str) -> DocumentKey {
-        // With the length, so that no two of these can be spelt the same.
-        DocumentKey::new(records::EFFECT, records::of_group(self.grant.group, &format!("{}:{tool}:{key}", tool.len())))
+        DocumentKey::new(records::EFFECT, records::effect_name(&self.grant.group.to_string(), tool, key))
     }
 }
 

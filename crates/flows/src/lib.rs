@@ -10,17 +10,22 @@ pub mod calls;
 pub mod channel;
 pub mod decision;
 pub mod deliver;
+pub mod egress;
 pub mod follow_up;
+pub mod incoming;
 pub mod message;
 pub mod outside;
 pub mod receipts;
 pub mod records;
+pub mod seal;
 pub mod session;
 pub mod settings;
 pub mod sign;
 pub mod token;
+pub mod tools;
 pub mod turn;
 pub mod voice;
+pub mod webhooks;
 pub mod window;
 
 pub use agent::{AgentAnswer, AgentCall, AgentRequest, Agents};
@@ -39,9 +44,13 @@ use std::sync::Arc;
 
 use mainspring_client::{Client, Worker};
 
-/// Adds the turn flow, its delivery and follow-ups to a worker.
+/// Adds the turn flow, its delivery, tools and follow-ups to a worker.
 #[must_use]
 pub fn offer(worker: Worker, client: &Client, agents: &Agents, outside: Arc<dyn Outside>, door: TurnDoor) -> Worker {
+    let worker = match door.tools.clone() {
+        Some(kit) => tools::offer(worker, kit, agents.clone()),
+        None => worker,
+    };
     let worker = turn::offer(worker, client.tenant(), agents.clone(), outside.clone(), door);
     follow_up::offer(deliver::offer(worker, outside))
 }

@@ -239,7 +239,7 @@ async fn hear(line: &[u8], spoken: &mut String, voice: &Voice) -> Result<Option<
 }
 
 /// The innermost cause: reqwest's own text says only that a request failed.
-fn root_of(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_of(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

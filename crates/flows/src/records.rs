@@ -1,6 +1,6 @@
 //! The documents of sessions and turns: their names, and how they are read.
 
-use mainspring_client::{Client, ClientError, DocumentKey, DocumentRow, RunId};
+use mainspring_client::{Attention, Client, ClientError, DocumentKey, DocumentRow, RunId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,6 +16,8 @@ pub const SESSION: &str = "session";
 pub const ARTIFACT: &str = "artifact";
 /// A side effect, by turn group, tool and key.
 pub const EFFECT: &str = "effect";
+/// What a person of a session is asked to confirm, by session and run.
+pub const CONFIRMATION: &str = "confirmation";
 /// How far a segment of a reply got, by its id.
 pub const DELIVERY: &str = "delivery";
 /// The segment that a provider's id stands for, by channel and that id.
@@ -52,6 +54,12 @@ pub(crate) fn of_group(group: RunId, name: &str) -> String {
     format!("{group}/{name}")
 }
 
+/// The name of a side effect's document: within a turn group, or another scope.
+pub(crate) fn effect_name(scope: &str, tool: &str, key: &str) -> String {
+    // With the length, so that no two of these can be spelt the same.
+    format!("{scope}/{}:{tool}:{key}", tool.len())
+}
+
 /// What is remembered of a session, with its version.
 ///
 /// # Errors
@@ -74,19 +82,29 @@ pub async fn state(client: &Client, session: &str) -> Result<SessionState, Clien
     }))
 }
 
+/// What an attempt begins with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Begins {
+    /// The session's state.
+    pub state: SessionState,
+    /// Results of phases of earlier attempts that may be used again.
+    pub artifacts: Vec<PhaseView>,
+    /// Side effects of the turn group.
+    pub effects: Vec<EffectView>,
+    /// What the person is asked to confirm.
+    pub confirmations: Vec<Attention>,
+}
+
 /// What an attempt begins with: the session's state, and of the turn group the results of phases that may be used again
 /// and the side effects.
 ///
 /// # Errors
 /// [`ClientError`].
-pub async fn attempt(
-    client: &Client,
-    session: &str,
-    group: RunId,
-) -> Result<(SessionState, Vec<PhaseView>, Vec<EffectView>), ClientError> {
+pub async fn attempt(client: &Client, session: &str, group: RunId) -> Result<Begins, ClientError> {
     let prefix = of_group(group, "");
-    let wanted = [(STATE, session.to_owned()), (ARTIFACT, prefix.clone()), (EFFECT, prefix)];
-    let [states, artifacts, effects] = client.documents_of(wanted).await?;
+    let asked = format!("{session}/");
+    let wanted = [(STATE, session.to_owned()), (ARTIFACT, prefix.clone()), (EFFECT, prefix), (CONFIRMATION, asked)];
+    let [states, artifacts, effects, confirmations] = client.documents_of(wanted).await?;
     let state = states.first().filter(|(key, _)| key.name == session);
     let state = state.map_or_else(SessionState::default, |(_, row)| SessionState {
         version: row.version,
@@ -101,8 +119,19 @@ pub async fn attempt(
         turn_id: artifact.turn_id,
         reuse_count: artifact.reuse_count,
     });
-    let effects = effects.iter().filter_map(|(_, row)| serde_json::from_slice(&row.body).ok());
-    Ok((state, artifacts.collect(), effects.collect()))
+    let effects = effects.iter().filter_map(|(_, row)| {
+        let view: EffectView = serde_json::from_slice(&row.body).ok()?;
+        // Until an execution ends, its entry does not name it: it was written in the decision that began it.
+        let writer = row.by.filter(|_| view.digest.is_some()).map(|run| run.to_string());
+        Some(EffectView { execution_id: view.execution_id.clone().or(writer), ..view })
+    });
+    let confirmations = confirmations.iter().filter_map(|(_, row)| serde_json::from_slice(&row.body).ok());
+    Ok(Begins {
+        state,
+        artifacts: artifacts.collect(),
+        effects: effects.collect(),
+        confirmations: confirmations.collect(),
+    })
 }
 
 /// The versions of a session's state that are kept, newest first, each with the turn that wrote it. May lag.

@@ -20,6 +20,22 @@ const MAC_BYTES: usize = 32;
 /// Tenant, turn, group, position, expiry, two times to live, whether words commit.
 const FIXED_BYTES: usize = 16 + 16 + 16 + 4 + 8 + 8 + 8 + 1;
 
+/// What callback tokens begin with.
+const CALLBACK_PREFIX: &str = "msc_";
+/// Tenant, run, expiry.
+const CALLBACK_FIXED_BYTES: usize = 16 + 16 + 8;
+
+/// Whose outcome a callback token entitles to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallbackGrant {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The execution's run.
+    pub run: RunId,
+    /// The step of it.
+    pub step: String,
+}
+
 /// Makes and checks turn tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct TurnTokens {
@@ -71,6 +87,38 @@ impl TurnTokens {
         let (body, mac) = bytes.split_at(at);
         self.mac(body).verify_slice(mac).map_err(|_| BadToken::Unknown)?;
         read(body, now).ok_or(BadToken::Unknown)?
+    }
+
+    /// A token with which whoever carries out a tool may say what came of one step of one execution.
+    pub fn sign_callback(&self, callback: &CallbackGrant, expires_at: u64) -> String {
+        let mut bytes = Vec::with_capacity(CALLBACK_FIXED_BYTES + callback.step.len() + MAC_BYTES);
+        bytes.extend_from_slice(&callback.tenant.to_bytes());
+        bytes.extend_from_slice(&callback.run.to_bytes());
+        bytes.extend_from_slice(&expires_at.to_be_bytes());
+        bytes.extend_from_slice(callback.step.as_bytes());
+        let mac = self.mac(&[CALLBACK_PREFIX.as_bytes(), &bytes].concat()).finalize().into_bytes();
+        bytes.extend_from_slice(&mac);
+        format!("{CALLBACK_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// What a callback token entitles to.
+    ///
+    /// # Errors
+    /// [`BadToken`].
+    pub fn check_callback(&self, token: &str, now: u64) -> Result<CallbackGrant, BadToken> {
+        let text = token.strip_prefix(CALLBACK_PREFIX).ok_or(BadToken::Unknown)?;
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadToken::Unknown)?;
+        let at = bytes.len().checked_sub(MAC_BYTES).ok_or(BadToken::Unknown)?;
+        let (body, mac) = bytes.split_at(at);
+        self.mac(&[CALLBACK_PREFIX.as_bytes(), body].concat()).verify_slice(mac).map_err(|_| BadToken::Unknown)?;
+        let wide = |at: usize| Some(u128::from_be_bytes(body.get(at..at + 16)?.try_into().ok()?));
+        let read = || {
+            let expires_at = u64::from_be_bytes(body.get(32..40)?.try_into().ok()?);
+            let step = String::from_utf8(body.get(CALLBACK_FIXED_BYTES..)?.to_vec()).ok()?;
+            Some((CallbackGrant { tenant: TenantId(wide(0)?), run: RunId(wide(16)?), step }, expires_at))
+        };
+        let (grant, expires_at) = read().ok_or(BadToken::Unknown)?;
+        if expires_at <= now { Err(BadToken::Expired) } else { Ok(grant) }
     }
 
     fn mac(&self, bytes: &[u8]) -> Hmac<Sha256> {

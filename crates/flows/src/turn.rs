@@ -11,6 +11,7 @@ mod ask;
 mod commit;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainspring_client::{Client, Committed, Context, Failure, RetryRule, RunId, TenantId, Worker, WorkflowDef};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use crate::records::{self, SessionRecord};
 use crate::session::SessionKey;
 use crate::settings::AgentSettings;
 use crate::token::TurnTokens;
+use crate::tools::{Door as ToolDoor, Kit};
 
 pub use accumulate::{OpenWindow, Window, WindowEnd, open_window};
 pub use ask::decisions_of;
@@ -39,6 +41,10 @@ pub const AGENT_STEP: &str = "agent";
 pub const REQUEST_STEP: &str = "request";
 /// The step that decides about messages that came when the agent had answered.
 pub const DECIDE_STEP: &str = "decide";
+/// The step that undoes what former attempts did.
+pub const UNDO_STEP: &str = "undo";
+/// How long undoing one of them is waited for.
+const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 /// The step that reads a session again that was changed meanwhile.
 pub const SESSION_STEP: &str = "session";
 
@@ -54,12 +60,14 @@ const COMMITS_MAX: u32 = 5;
 const HANDOVERS_MAX: u32 = 5;
 
 /// How agents call back on behalf of a turn.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TurnDoor {
     /// What their tokens are signed with.
     pub tokens: TurnTokens,
     /// Where they call.
     pub calls_url: String,
+    /// What tools are carried out with, where they are.
+    pub tools: Option<Kit>,
 }
 
 /// What a turn ends with.
@@ -107,6 +115,8 @@ struct Turn<'a> {
     asked: u32,
     /// Times this turn was begun anew within itself.
     absorbed: u32,
+    /// How often what former attempts did was undone, where it had to be.
+    undone: u32,
     restart: Option<Restart>,
 }
 
@@ -154,6 +164,7 @@ pub(crate) fn offer(
                 handovers: 0,
                 asked: 0,
                 absorbed: 0,
+                undone: 0,
                 restart: None,
             };
             turn.go().await
@@ -164,7 +175,7 @@ pub(crate) fn offer(
 /// On record, so that a turn goes on as it began when the configuration or the session changes under it.
 async fn begin(ctx: &Context, session: &SessionKey, key: &str, agents: &Agents) -> Result<Begun, Failure> {
     let settings = agents.get(session.tenant, &session.agent).cloned();
-    let begun = ctx.run(SETTINGS_STEP, || async {
+    let begun = ctx.note(SETTINGS_STEP, || async {
         let gone = || Failure::Final(format!("agent {:?} is not configured any more", session.agent));
         let settings = settings.ok_or_else(gone)?;
         let (record_version, record) = read_record(ctx.client(), key).await?;
@@ -183,7 +194,7 @@ async fn read_record(client: &Client, key: &str) -> Result<(u64, SessionRecord),
 impl Turn<'_> {
     async fn go(mut self) -> Result<TurnOutput, Failure> {
         let (messages, window) = accumulate::accumulate(&self).await?;
-        let window: Window = self.ctx.run(WINDOW_STEP, || async { Ok(window) }).await?;
+        let window: Window = self.ctx.note(WINDOW_STEP, || async { Ok(window) }).await?;
         let bodies: Vec<MessageBody> = messages.iter().map(|message| MessageBody::read(&message.payload)).collect();
         for body in &bodies {
             self.handovers = self.handovers.max(body.handovers);
@@ -199,7 +210,7 @@ impl Turn<'_> {
         if let Some(note) = self.drop_outdated(&bodies) {
             return self.end_without_reply(note).await;
         }
-        self.ctx.emit("turn.processing", &window).await?;
+        self.ctx.emit_with_next("turn.processing", &window).await?;
         let lineage = self.ctx.lineage();
         if let Some(from) = lineage.from {
             self.restart = Some(Restart {
@@ -217,6 +228,7 @@ impl Turn<'_> {
                 self.ctx.close_inbox(true).await?;
                 open = false;
             }
+            self.undo_former_attempts().await?;
             match self.ask(open).await? {
                 ask::Worked::Answered { answer, state_version, decisions } => {
                     open = open && decisions.is_empty();
@@ -236,6 +248,20 @@ impl Turn<'_> {
             self.asked
         );
         Err(self.fail(error).await)
+    }
+
+    /// Undoes what former attempts did by tools that ask for it, before the next one begins. What can't be undone in time
+    /// goes on being undone, and the agent sees how it stands.
+    async fn undo_former_attempts(&mut self) -> Result<(), Failure> {
+        let (restarts, group) = (self.restarts(), self.group);
+        let Some(kit) = self.door.tools.clone().filter(|_| self.undone < restarts) else { return Ok(()) };
+        self.undone = restarts;
+        let tools = ToolDoor::new(self.ctx.client().clone(), kit);
+        let undone = self.ctx.run(UNDO_STEP, || async {
+            tools.undo_group(group, UNDO_TIMEOUT).await.map_err(|error| Failure::GivenUp(error.to_string()))
+        });
+        let _: Vec<(String, String)> = undone.await?;
+        Ok(())
     }
 
     /// How often the chain was begun anew.
@@ -258,7 +284,7 @@ impl Turn<'_> {
 
     /// Carries a decision out that begins the agent's work anew: in a successor, or here.
     async fn begin_anew(&mut self, decision: Decision, point: &str) -> Result<(), Failure> {
-        self.ctx.emit("supersede.decision", &self.told(&decision, point)).await?;
+        self.ctx.emit_with_next("supersede.decision", &self.told(&decision, point)).await?;
         match decision.action {
             Action::Supersede => {
                 Err(Failure::Supersede(format!("another message came while the agent worked ({})", decision.reason)))
@@ -271,7 +297,8 @@ impl Turn<'_> {
                     .saturating_sub(self.messages.len() as u32);
                 let more = self.ctx.receive_until(0, room.max(1), false).await?;
                 if let mainspring_client::Received::Messages(more) = more {
-                    self.ctx.emit("turn.message_absorbed", &serde_json::json!({ "messages": more.len() })).await?;
+                    let told = serde_json::json!({ "messages": more.len() });
+                    self.ctx.emit_with_next("turn.message_absorbed", &told).await?;
                     self.messages.extend(
                         more.iter().map(|message| TurnMessage::of(message, MessageBody::read(&message.payload))),
                     );

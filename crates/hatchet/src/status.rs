@@ -53,6 +53,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         | Refusal::Empty { .. }
         | Refusal::JournalMismatch { .. }
         | Refusal::JournalGap { .. }
+        | Refusal::NotBefore { .. }
         | Refusal::NotDurable { .. } => Code::InvalidArgument,
         // Room comes back when something ends: this one is worth another try.
         Refusal::Full { .. } | Refusal::TooFast { .. } | Refusal::Crowded { .. } => Code::ResourceExhausted,

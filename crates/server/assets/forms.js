@@ -1,8 +1,10 @@
-// Forms that ask the API for something without leaving the page: cancelling a run, sending a turn's messages again.
+// Forms that ask the API for something without leaving the page: cancelling a run, sending a turn's messages again,
+// settling what waits for a person.
 // Without this script they post in the ordinary way.
 //
 // `data-post` is where to, `data-doing` and `data-done` what is said meanwhile and afterwards; `data-leads` is the kind of
-// page the answer's `turn_id` leads to.
+// page the answer's id leads to, and `data-led` what that is. A field with `data-json` holds JSON. The button that was
+// pressed counts, if it has a name.
 
 import { make } from "./lib.js";
 
@@ -11,10 +13,16 @@ document.addEventListener("submit", async (event) => {
   if (!form) return;
   event.preventDefault();
   const state = form.querySelector(".form-state");
-  const button = form.querySelector("button");
-  const { post, doing, done, leads } = form.dataset;
-  const said = [...new FormData(form)].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value);
-  button.disabled = true;
+  const buttons = [...form.querySelectorAll("button")];
+  const { post, doing, done, leads, led = "the turn that has them" } = form.dataset;
+  const said = [...new FormData(form, event.submitter)].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value);
+  try {
+    for (const pair of said) if (form.querySelector(`[name="${pair[0]}"][data-json]`)) pair[1] = JSON.parse(pair[1]);
+  } catch (fault) {
+    state.textContent = `That is no JSON: ${fault.message}`;
+    return;
+  }
+  for (const button of buttons) button.disabled = true;
   state.textContent = doing;
   try {
     const response = await fetch(post, {
@@ -26,8 +34,8 @@ document.addEventListener("submit", async (event) => {
     const answer = await response.json().catch(() => null);
     if (response.ok) {
       state.textContent = done;
-      const { turn_id: turn } = answer ?? {};
-      if (leads && turn) state.append(make("a", { href: `/${leads}/${encodeURIComponent(turn)}` }, "the turn that has them"));
+      const to = answer?.turn_id ?? answer?.execution_id;
+      if (leads && to) state.append(make("a", { href: `/${leads}/${encodeURIComponent(to)}` }, led));
       document.dispatchEvent(new CustomEvent("mainspring:changed"));
       return;
     }
@@ -35,5 +43,5 @@ document.addEventListener("submit", async (event) => {
   } catch {
     state.textContent = "The server cannot be reached. Asking twice does no harm: try again.";
   }
-  button.disabled = false;
+  for (const button of buttons) button.disabled = false;
 });

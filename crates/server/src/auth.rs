@@ -19,6 +19,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use mainspring_client::TenantId;
 use mainspring_core::TokenId;
 use mainspring_flows::TurnTokens;
+use mainspring_flows::seal::Sealer;
 use p256::pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -42,6 +43,8 @@ pub enum Scope {
     Write,
     /// Make and revoke tokens.
     Admin,
+    /// Look at webhooks and their deliveries, and at nothing else: for a tenant's own users.
+    Webhooks,
 }
 
 impl Scope {
@@ -51,12 +54,13 @@ impl Scope {
             Scope::Read => "read",
             Scope::Write => "write",
             Scope::Admin => "admin",
+            Scope::Webhooks => "webhooks",
         }
     }
 
     /// The scope of a word.
     pub fn from_word(word: &str) -> Option<Scope> {
-        [Scope::Read, Scope::Write, Scope::Admin].into_iter().find(|scope| scope.word() == word)
+        [Scope::Read, Scope::Write, Scope::Admin, Scope::Webhooks].into_iter().find(|scope| scope.word() == word)
     }
 }
 
@@ -115,6 +119,7 @@ pub struct Keys {
     signing: EncodingKey,
     verifying: DecodingKey,
     turn_tokens: TurnTokens,
+    sealer: Sealer,
 }
 
 impl std::fmt::Debug for Keys {
@@ -149,8 +154,11 @@ impl Keys {
         // Of its own, so that a turn token says nothing about the signing key.
         let for_turns =
             Sha256::new().chain_update(b"mainspring turn tokens").chain_update(secret.to_bytes()).finalize();
+        let for_secrets =
+            Sha256::new().chain_update(b"mainspring sealed secrets").chain_update(secret.to_bytes()).finalize();
         Ok(Keys {
             turn_tokens: TurnTokens::new(for_turns.into()),
+            sealer: Sealer::new(for_secrets.into()),
             signing: EncodingKey::from_ec_pem(pem.as_bytes()).map_err(|e| malformed(e.to_string()))?,
             verifying: DecodingKey::from_ec_pem(public.as_bytes()).map_err(|e| malformed(e.to_string()))?,
         })
@@ -159,6 +167,11 @@ impl Keys {
     /// What tokens for turns' attempts are signed with. They stay good over restarts.
     pub fn turn_tokens(&self) -> &TurnTokens {
         &self.turn_tokens
+    }
+
+    /// What keeps the secrets of tenants. They are lost with the signing key.
+    pub fn sealer(&self) -> &Sealer {
+        &self.sealer
     }
 
     /// Signs a token for a tenant. Recording it, so that it can be listed and revoked, is the caller's business.
@@ -222,6 +235,14 @@ impl Caller {
     /// Whether the token has come to its end, for those who hold it for longer than one request.
     pub fn expired(&self) -> bool {
         self.expires_s <= now_s()
+    }
+
+    /// Goes on if the token may look at webhooks: `webhooks` may, and `read`.
+    ///
+    /// # Errors
+    /// A 403 that names the scope.
+    pub fn may_see_webhooks(&self) -> Result<(), Problem> {
+        self.must_have(Scope::Read).or_else(|_| self.must_have(Scope::Webhooks))
     }
 
     /// Goes on if the token has the scope. `admin` has all.

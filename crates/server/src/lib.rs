@@ -15,6 +15,7 @@ pub mod sse;
 pub mod state;
 pub mod views;
 pub mod web;
+mod webhook_pages;
 
 pub use auth::{Keys, KeysError};
 pub use state::{AppState, ServerOptions};

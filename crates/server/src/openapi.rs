@@ -3,7 +3,7 @@
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::api::{calls, follow_ups, messages, ops, runs, sessions, state, tokens, turns};
+use crate::api::{calls, follow_ups, incoming, messages, ops, runs, sessions, state, tokens, tools, turns, webhooks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -14,7 +14,15 @@ use crate::api::{calls, follow_ups, messages, ops, runs, sessions, state, tokens
         runs::list, runs::show, runs::cancel, runs::resume, runs::signal, runs::start,
         state::show, state::history, state::put, state::receipt,
         calls::standing, calls::commit_point, calls::session_state, calls::say, calls::event,
+        tools::list, tools::show, tools::put, tools::remove, tools::activate, tools::execute, tools::execute_stream,
+        tools::executions, tools::execution, tools::stream_of, tools::cancel, tools::compensate, tools::callback,
+        tools::attention, tools::settle, tools::execute_in_turn, tools::list_in_turn, tools::execution_in_turn,
+        tools::confirm_in_turn,
         calls::put_artifact, calls::artifact, calls::begin_effect, calls::end_effect,
+        incoming::challenge, incoming::take,
+        webhooks::create, webhooks::list, webhooks::show, webhooks::change, webhooks::remove, webhooks::verify,
+        webhooks::pause, webhooks::resume, webhooks::test, webhooks::rotate, webhooks::attempts, webhooks::dead_letters,
+        webhooks::replay, webhooks::replay_progress,
         tokens::create, tokens::list, tokens::revoke,
         ops::healthz, ops::readyz, ops::metrics, ops::openapi,
     ),
@@ -31,6 +39,8 @@ impl Modify for BearerToken {
         let components = openapi.components.get_or_insert_with(Default::default);
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
         let of_turns = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("turn token").build();
+        let of_calls = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("callback token").build();
+        components.add_security_scheme("callback", SecurityScheme::Http(of_calls));
         components.add_security_scheme("turn", SecurityScheme::Http(of_turns));
     }
 }

@@ -120,6 +120,7 @@ impl From<Refusal> for Problem {
             | Refusal::NoInbox { .. }
             | Refusal::NotYet { .. }
             | Refusal::KeyMissing { .. }
+            | Refusal::NotBefore { .. }
             | Refusal::NotDurable { .. }
             | Refusal::Empty { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "change the request as the detail says"),
             Refusal::IdempotencyConflict { .. } => (StatusCode::CONFLICT, "use a new key for a new request"),

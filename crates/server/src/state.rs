@@ -1,15 +1,21 @@
 //! What all handlers share.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use mainspring_client::{Client, TenantId};
 use mainspring_engine::Engine;
 use mainspring_flows::Agents;
+use mainspring_flows::tools::{Door as ToolDoor, Kit};
+use mainspring_flows::webhooks::Webhooks;
 
+use crate::api::incoming::Placed;
+use crate::api::webhooks::OfTenants;
 use crate::auth::Auth;
 use crate::auth::Keys;
 use crate::pages::Pages;
+use crate::problem::Problem;
 
 /// How the server is set up.
 #[derive(Debug, Clone)]
@@ -42,6 +48,9 @@ struct Inner {
     pages: Pages,
     options: ServerOptions,
     door: OnceLock<Door>,
+    kit: OnceLock<Kit>,
+    webhooks: OnceLock<OfTenants>,
+    integrations: OnceLock<BTreeMap<String, Placed>>,
     requests: AtomicU64,
     accepted: AtomicU64,
 }
@@ -56,6 +65,9 @@ impl AppState {
             pages: Pages::new(),
             options,
             door: OnceLock::new(),
+            kit: OnceLock::new(),
+            webhooks: OnceLock::new(),
+            integrations: OnceLock::new(),
             requests: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
         };
@@ -77,6 +89,20 @@ impl AppState {
         &self.inner.agents
     }
 
+    /// Gives the server what tools are carried out with. Once, before anything is served.
+    pub fn set_tools(&self, kit: Kit) {
+        let _ = self.inner.kit.set(kit);
+    }
+
+    /// Tools of a tenant.
+    ///
+    /// # Errors
+    /// A 404 if this process carries out none.
+    pub fn tools(&self, tenant: TenantId) -> Result<ToolDoor, Problem> {
+        let kit = self.inner.kit.get().ok_or_else(|| Problem::not_found("tools in this process"))?;
+        Ok(ToolDoor::new(self.client(tenant), kit.clone()))
+    }
+
     /// Who may do what.
     pub fn auth(&self) -> &Auth {
         &self.inner.auth
@@ -90,6 +116,34 @@ impl AppState {
     /// The options.
     pub fn options(&self) -> &ServerOptions {
         &self.inner.options
+    }
+
+    /// Gives tenants their webhooks. Once, before anything is served.
+    pub fn set_webhooks(&self, webhooks: OfTenants) {
+        let _ = self.inner.webhooks.set(webhooks);
+    }
+
+    /// The webhooks of a tenant.
+    ///
+    /// # Errors
+    /// A 404 if this process has none for it.
+    pub fn webhooks(&self, tenant: TenantId) -> Result<&Webhooks, Problem> {
+        let found = self.inner.webhooks.get().and_then(|all| all.get(&tenant));
+        found.ok_or_else(|| Problem::not_found("webhooks of this tenant"))
+    }
+
+    /// Gives integrations of platforms their addresses. Once, before anything is served.
+    pub fn set_integrations(&self, integrations: BTreeMap<String, Placed>) {
+        let _ = self.inner.integrations.set(integrations);
+    }
+
+    /// The integration of an address.
+    ///
+    /// # Errors
+    /// A 404 if there is none.
+    pub fn integration(&self, id: &str) -> Result<&Placed, Problem> {
+        let found = self.inner.integrations.get().and_then(|all| all.get(id));
+        found.ok_or_else(|| Problem::not_found("integration"))
     }
 
     /// Lets a short code stand for a token in addresses of this process. For `dev`, which listens on loopback only.

@@ -8,6 +8,7 @@ use mainspring_core::row::{JournalRow, MessageState, RunRow, RunState, TaskRow, 
 use mainspring_core::{Command, Refusal, Reply};
 use mainspring_engine::{Engine, EngineError};
 use mainspring_flows::token::without_tokens;
+use mainspring_flows::tools::{Execution, call, run as tool_run};
 use mainspring_flows::{MessageBody, SessionKey, TurnOutput, Window, records, turn};
 use serde::Serialize;
 use serde_json::Value;
@@ -125,10 +126,13 @@ pub struct EffectView {
     pub key: String,
     /// `pure`, `idempotent`, `compensatable` or `irreversible`.
     pub policy: String,
-    /// `started`, `done` or `failed`.
+    /// `started`, `done`, `failed`, `unknown` or `compensated`.
     pub status: String,
     /// The turn that began it.
     pub turn_id: String,
+    /// The execution that carries it out, if the agent does not do it itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub execution_id: Option<String>,
 }
 
 /// A turn's reply.
@@ -381,11 +385,18 @@ pub async fn run_view(client: &Client, id: RunId) -> Result<Option<RunView>, Pro
         Some(reference) => engine.payload(tenant, reference).await.map(|bytes| json_of(&bytes)),
         None => Ok(Value::Null),
     };
+    let mut input = payload(run.input).await?;
+    if [tool_run::WORKFLOW, tool_run::ORDERED, tool_run::TASK].contains(&run.workflow.as_str())
+        && let Ok(execution) = serde_json::from_value::<Execution>(input.clone())
+    {
+        // What a tool says that nobody is shown is not shown here either.
+        input["arguments"] = call::shown(&execution.tool, &execution.arguments);
+    }
     Ok(Some(RunView {
         version: run.version.to_string(),
         priority: run.priority,
         parent: run.parent.map(|parent| parent.task.run.to_string()),
-        input: payload(run.input).await?,
+        input,
         output: payload(run.output).await?,
         waiting_for: why_waiting(client, id, run.state).await,
         tasks: views,
@@ -422,7 +433,7 @@ pub async fn turn_view(client: &Client, id: RunId) -> Result<Option<TurnView>, P
             taken.push(together);
         }
     }
-    let (_, artifacts, effects) = records::attempt(client, &session.to_string(), group).await?;
+    let records::Begins { artifacts, effects, .. } = records::attempt(client, &session.to_string(), group).await?;
     let named = |kind: EntryKind, name: &str| {
         journal.iter().map(|(_, entry)| entry).find(|entry| entry.kind == kind && entry.label == name)
     };
@@ -509,6 +520,7 @@ pub async fn turn_view(client: &Client, id: RunId) -> Result<Option<TurnView>, P
                 policy: word_of(&effect.policy),
                 status: word_of(&effect.status),
                 turn_id: effect.turn_id,
+                execution_id: effect.execution_id,
             })
             .collect(),
         started_at: run.created_at,
@@ -655,6 +667,7 @@ async fn step_views(engine: &Engine, tenant: TenantId, journal: &[(u32, JournalR
         let (state, completed_at, detail) = match &entry.done {
             None => ("pending", None, None),
             Some((at, Completion::Failed(error))) => ("failed", Some(*at), Some(error.clone())),
+            Some((at, Completion::Cancelled(reason))) => ("cancelled", Some(*at), Some(reason.clone())),
             Some((at, completion)) => ("done", Some(*at), detail_of(engine, tenant, completion).await),
         };
         steps.push(StepView {
@@ -684,6 +697,7 @@ async fn detail_of(engine: &Engine, tenant: TenantId, completion: &Completion) -
             Some(short)
         }
         Completion::Failed(error) => Some(error.clone()),
+        Completion::Cancelled(reason) => Some(reason.clone()),
         Completion::Messages(messages) => Some(format!("{} message(s)", messages.len())),
         Completion::TimedOut => Some("nothing came in time".to_owned()),
         Completion::Closed => Some("the inbox is closed".to_owned()),

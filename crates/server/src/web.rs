@@ -1,5 +1,7 @@
 //! The pages' routes: who is asking, what to show, and the headers that keep a page what it is.
 
+mod tools;
+
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
+use mainspring_client::ATTENTION;
 use mainspring_core::{Command, Reply};
 use mainspring_engine::RunFilter;
 use mainspring_flows::records;
@@ -25,6 +28,9 @@ use crate::problem::Problem;
 use crate::state::AppState;
 use crate::views::{RunSummary, run_view, session_of, turn_summary, turn_view};
 
+/// What waits for a person is counted so far for the menu, on each page.
+const WAITING_MAX: usize = 100;
+
 pub(crate) fn routes() -> Router<AppState> {
     Router::new().route("/assets/{*path}", get(assets)).merge(pages())
 }
@@ -38,6 +44,8 @@ fn pages() -> Router<AppState> {
         .route("/runs", get(run_list))
         .route("/runs/{id}", get(run))
         .route("/runs/{id}/cancel", post(cancel))
+        .merge(crate::webhook_pages::routes())
+        .merge(tools::routes())
         .route("/login", get(login).post(log_in))
         .layer(axum::middleware::from_fn(harden))
 }
@@ -65,7 +73,7 @@ async fn assets(Path(path): Path<String>) -> Response {
 }
 
 /// A problem as a page, because a person asked.
-struct Shown(Response);
+pub(crate) struct Shown(Response);
 
 impl IntoResponse for Shown {
     fn into_response(self) -> Response {
@@ -73,7 +81,7 @@ impl IntoResponse for Shown {
     }
 }
 
-fn shown(state: &AppState, tenant: Option<String>, problem: Problem) -> Shown {
+pub(crate) fn shown(state: &AppState, tenant: Option<String>, problem: Problem) -> Shown {
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let page = ErrorPage {
         frame: frame(tenant),
@@ -89,7 +97,7 @@ fn shown(state: &AppState, tenant: Option<String>, problem: Problem) -> Shown {
     }
 }
 
-fn rendered(state: &AppState, page: Result<String, PageError>) -> Result<Html<String>, Shown> {
+pub(crate) fn rendered(state: &AppState, page: Result<String, PageError>) -> Result<Html<String>, Shown> {
     page.map(Html).map_err(|error| {
         tracing::error!(%error, "a page could not be rendered");
         let action = "this is a defect; the API still works";
@@ -97,8 +105,8 @@ fn rendered(state: &AppState, page: Result<String, PageError>) -> Result<Html<St
     })
 }
 
-fn frame(tenant: Option<String>) -> Frame {
-    Frame { tenant, version: env!("CARGO_PKG_VERSION").to_owned(), now_ms: now_ms() }
+pub(crate) fn frame(tenant: Option<String>) -> Frame {
+    Frame { tenant, version: env!("CARGO_PKG_VERSION").to_owned(), now_ms: now_ms(), waiting: 0 }
 }
 
 fn now_ms() -> u64 {
@@ -106,9 +114,17 @@ fn now_ms() -> u64 {
 }
 
 /// A person with a token, or the way to get one.
-struct Visitor {
-    caller: Caller,
-    tenant: String,
+pub(crate) struct Visitor {
+    pub(crate) caller: Caller,
+    pub(crate) tenant: String,
+    /// What waits for a person, for the menu.
+    waiting: usize,
+}
+
+impl Visitor {
+    pub(crate) fn frame(&self) -> Frame {
+        Frame { waiting: self.waiting, ..frame(Some(self.tenant.clone())) }
+    }
 }
 
 impl axum::extract::FromRequestParts<AppState> for Visitor {
@@ -126,7 +142,11 @@ impl axum::extract::FromRequestParts<AppState> for Visitor {
             return Err(welcome(state, &token, &path));
         }
         let caller = Caller::from_request_parts(parts, state).await.and_then(|caller| {
-            caller.must_have(Scope::Read)?;
+            if path == "/webhooks" || path.starts_with("/webhooks/") {
+                caller.may_see_webhooks()?;
+            } else {
+                caller.must_have(Scope::Read)?;
+            }
             Ok(caller)
         });
         match caller {
@@ -136,7 +156,8 @@ impl axum::extract::FromRequestParts<AppState> for Visitor {
                     move |reader| reader.tenants().map(|all| all.into_iter().find(|(id, _)| *id == tenant))
                 });
                 let name = name.await.ok().flatten().map_or_else(|| caller.tenant.to_string(), |(_, row)| row.name);
-                Ok(Visitor { caller, tenant: name })
+                let waiting = state.client(caller.tenant).documents_after(ATTENTION, "", None, WAITING_MAX).await;
+                Ok(Visitor { caller, tenant: name, waiting: waiting.map_or(0, |waiting| waiting.len()) })
             }
             Err(_) => Err(Redirect::to(&format!("/login?next={}", encode(&path))).into_response()),
         }
@@ -199,7 +220,7 @@ async fn overview(State(state): State<AppState>, visitor: Visitor) -> Result<Htm
         })
     });
     let page = OverviewPage {
-        frame: frame(Some(visitor.tenant.clone())),
+        frame: visitor.frame(),
         counts: Counts {
             runs_live: counts.runs_live,
             turns_waiting: counts.messages_unread,
@@ -228,7 +249,7 @@ async fn chat(
 ) -> Result<Html<String>, Shown> {
     let names = state.agents().names(visitor.caller.tenant);
     let page = ChatPage {
-        frame: frame(Some(visitor.tenant)),
+        frame: visitor.frame(),
         agents: names.into_iter().map(|name| AgentChoice { name, description: None }).collect(),
         agent: query.agent,
         interlocutor: query.interlocutor,
@@ -248,7 +269,7 @@ async fn turn(
     let kept = records::state(&state.client(visitor.caller.tenant), &turn.session).await;
     let kept = kept.map_err(|error| fail(error.into()))?;
     let page = TurnPage {
-        frame: frame(Some(visitor.tenant.clone())),
+        frame: visitor.frame(),
         turn: serde_json::to_value(turn).unwrap_or_default(),
         state: serde_json::to_value(kept).unwrap_or_default(),
     };
@@ -280,7 +301,7 @@ async fn run_list(
         Ok(rows.into_iter().filter(|(_, row)| row.current).map(|(_, row)| row.def.name).collect::<Vec<_>>())
     });
     let page = RunsPage {
-        frame: frame(Some(visitor.tenant.clone())),
+        frame: visitor.frame(),
         list: serde_json::to_value(list).unwrap_or_default(),
         filter,
         workflows: workflows.await.unwrap_or_default(),
@@ -294,7 +315,7 @@ async fn run(State(state): State<AppState>, visitor: Visitor, Path(run): Path<St
     let found = run_view(&state.client(visitor.caller.tenant), run).await.map_err(fail)?;
     let run = found.ok_or_else(|| fail(Problem::not_found("run")))?;
     let run = serde_json::to_value(run).unwrap_or_default();
-    rendered(&state, state.pages().run(&RunPage { frame: frame(Some(visitor.tenant.clone())), run }))
+    rendered(&state, state.pages().run(&RunPage { frame: visitor.frame(), run }))
 }
 
 #[derive(Deserialize)]

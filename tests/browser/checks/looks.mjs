@@ -16,7 +16,7 @@ const DESK = { width: 1280, height: 860 };
 const PHONE = { width: 390, height: 844, phone: true, scale: 2 };
 const LONG = "https://example.org/a-word-that-nobody-can-break-".padEnd(160, "0123456789");
 
-const SCREENS = [
+export const SCREENS = [
   { name: "light", ...DESK },
   { name: "dark", ...DESK, dark: true },
   { name: "phone", ...PHONE },
@@ -89,7 +89,7 @@ export const looks = SCREENS.map((screen) => ({
 }));
 
 /** Nothing makes the page wider than the screen, and nothing a person should see is cut off at its edge. */
-async function fits(page, name) {
+export async function fits(page, name) {
   const wide = await page.look(() => {
     const width = document.documentElement.clientWidth;
     // What a box of its own scrolls or cuts is that box's business.
@@ -112,7 +112,7 @@ async function fits(page, name) {
 }
 
 /** The contrast of every piece of text with what is behind it, worked out from the colours the browser computed. */
-async function readable(page, name, dark) {
+export async function readable(page, name, dark) {
   // While something fades in or breathes, its colours are on their way.
   await page.until("animations of arrival to end", () => document.getAnimations().every((one) => one.effect.getComputedTiming().iterations === Infinity));
   const { body, ground, poor, count } = await page.look(contrasts);

@@ -87,17 +87,18 @@ async def run_checks(options: argparse.Namespace, server: object, scratch: Path)
         for name, check in collect(options.only)[part - 1 :: parts]:
             world.mark = name
             world.middles = 0
+            world.asked_again = False
             began = time.monotonic()
             fault = await attempt(world, check, limit_s)
             if fault and options.crash:
                 # hatchet-sdk 1.43.1 loses what a worker is about to say when the connection dies under it (see
                 # `World.middle`), which no server can mend. So a check may be asked a second time, and that is said.
-                reason = fault.split("\n--- ")[0].strip().splitlines()[-1]
-                print(f"again  {name}: {reason}", flush=True)
+                print(f"again  {name}: {reason_of(fault)}", flush=True)
                 repeated.append((name, fault))
                 await world.tidy()
                 world.mark = f"{name}-again"
                 world.middles = 0
+                world.asked_again = True
                 fault = await attempt(world, check, limit_s)
             took_s = time.monotonic() - began
             print(f"{'FAILED' if fault else 'ok    '} {name} ({took_s:.1f} s)", flush=True)
@@ -113,8 +114,16 @@ async def run_checks(options: argparse.Namespace, server: object, scratch: Path)
     for name, fault in repeated:
         print(f"\nasked twice: {name}\n{fault}")
     print(f"{passed} passed, {len(failed)} failed, {len(repeated)} asked twice")
+    # One line each, which `cargo xtask sdk` says once more at its end.
+    for name, fault in failed:
+        print(f"failed: {name}: {reason_of(fault)}")
     # A run in which nothing was checked is no success.
     return 1 if failed or not passed else 0
+
+
+def reason_of(fault: str) -> str:
+    """The line that says what is wrong: the last before what the processes said."""
+    return fault.split("\n--- ")[0].strip().splitlines()[-1]
 
 
 async def attempt(world: object, check: Check, limit_s: float) -> str | None:

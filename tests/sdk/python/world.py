@@ -80,6 +80,7 @@ class World:
         self.crash = crash
         self.mark = "nobody"
         self.middles = 0
+        self.asked_again = False
         self._scratch = scratch
         self._staff: list[WorkerProcess] = []
         self._hired: list[WorkerProcess] = []
@@ -109,6 +110,8 @@ class World:
         self.middles += 1
         if not self.crash:
             return
+        # What was lost in this way before is not to be lost again: the second time everybody is back first.
+        all_back = all_back or self.asked_again
         workers = [worker for worker in self._staff + self._hired if not worker.has_ended]
         await asyncio.to_thread(self.server.kill)
         await asyncio.to_thread(self.server.start)

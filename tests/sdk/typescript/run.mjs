@@ -71,18 +71,19 @@ async function main() {
       const began = Date.now();
       const fault = await attempt(world, check);
       const took = `${((Date.now() - began) / 1_000).toFixed(1)} s`;
-      if (fault) failed.push(check.name);
+      if (fault) failed.push(`${check.name}: ${fault.split("\n")[0]}`);
       else passed += 1;
       console.log(fault ? `FAILED ${check.name} (${took})\n       ${fault.replaceAll("\n", "\n       ")}` : `ok     ${check.name} (${took})`);
     }
   } catch (error) {
     console.log(`FAILED to begin: ${error.stack ?? error}`);
-    failed.push("beginning");
+    failed.push(`beginning: ${String(error).split("\n")[0]}`);
   } finally {
     await (world ?? { close: () => server.end("SIGKILL") }).close();
   }
-  if (failed.length) console.log(`failed:\n  ${failed.join("\n  ")}`);
   console.log(`${passed} passed, ${failed.length} failed`);
+  // One line each, which `cargo xtask sdk` says once more at its end.
+  for (const one of failed) console.log(`failed: ${one}`);
   if (passed + failed.length === 0) console.log("nothing was checked");
   if (failed.length || options.keep) console.log(`the logs are in ${scratch}`);
   else await rm(scratch, { recursive: true, force: true, maxRetries: 5 });

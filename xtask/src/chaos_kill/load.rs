@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use super::dice::Dice;
+use crate::dice::Dice;
 use crate::http::Http;
 
 /// A message that is not accepted for this long, over however many restarts, is a failure of its own.

@@ -10,7 +10,6 @@
 
 mod books;
 mod check;
-mod dice;
 mod load;
 mod sink;
 
@@ -23,9 +22,9 @@ use clap::ValueEnum;
 
 use self::books::Books;
 use self::check::Findings;
-use self::dice::Dice;
 use self::load::{Counts, Talkers};
 use self::sink::Sink;
+use crate::dice::Dice;
 use crate::http::Http;
 use crate::server::Place;
 use crate::workspace::Workspace;

@@ -110,7 +110,8 @@ fn metas_question_is_answered_for_who_knows_the_token() {
 /// The example of Twilio's own documentation and libraries.
 #[test]
 fn twilios_published_signature_is_right() {
-    let twilio = integration(Platform::Twilio, "12345");
+    let url = "https://mycompany.com/myapp.php?foo=1&bar=2".to_owned();
+    let twilio = Integration { url, ..integration(Platform::Twilio, "12345") };
     let body = b"CallSid=CA1234567890ABCDE&Caller=%2B14158675309&Digits=1234&From=%2B14158675309&To=%2B18005551212";
     let refused = read(&twilio, &[("x-twilio-signature", "RSOYDt4T1cUTdK1PDd93/VVr8B8=")], body);
     assert_eq!(

@@ -121,14 +121,15 @@ impl Turn<'_> {
         // The request is recorded right before the step begins, and carries that step's fence.
         let fence = Fence { task: TaskId { run: self.ctx.run_id(), index: 0 }, position: self.ctx.position() + 1 };
         let this = &*self;
-        let (request, state_version): (AgentRequest, u64) = this.ctx.run(REQUEST_STEP, || this.request(fence)).await?;
+        let (request, state_version): (AgentRequest, u64) = this.ctx.note(REQUEST_STEP, || this.request(fence)).await?;
         let begun = this.ctx.begin(AGENT_STEP).await?;
         debug_assert_eq!(begun, fence);
         let options = SpawnOptions { on_parent_end: OnParentEnd::Cancel, ..SpawnOptions::default() };
         let child: RunId = this.ctx.spawn_detached(name, &AgentCall::Turn(Box::new(request)), options).await?;
+        // What it gave is the child's, which is on record: a crash before the turn goes on reads it again.
         let worked: Worked = this
             .ctx
-            .run(AGENT_STEP, || async {
+            .note(AGENT_STEP, || async {
                 let asking: Asking<'_> = Box::pin(this.wait_for(name, child));
                 this.watch(asking, Whom::Worker(name), open, fence, state_version).await
             })
@@ -292,7 +293,8 @@ impl Turn<'_> {
         let client = self.ctx.client();
         let group = self.group;
         let read = records::attempt(client, &self.key, group).await;
-        let (state, artifacts, effects) = read.map_err(|error| Failure::GivenUp(error.to_string()))?;
+        let records::Begins { state, artifacts, effects, confirmations } =
+            read.map_err(|error| Failure::GivenUp(error.to_string()))?;
         let timeout_ms = millis(self.settings.timeout);
         let deadline_at = client.engine().world().now_ms().saturating_add(timeout_ms);
         let grant = Grant {
@@ -323,6 +325,7 @@ impl Turn<'_> {
             hint: self.record.hint.clone(),
             artifacts,
             effects,
+            confirmations,
             calls_url: self.door.calls_url.clone(),
             token: self.door.tokens.sign(&grant, deadline_at.saturating_add(TOKEN_SLACK_MS)),
         };

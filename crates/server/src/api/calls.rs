@@ -40,6 +40,17 @@ impl FromRequestParts<AppState> for Attempt {
 }
 
 impl Attempt {
+    /// What it may do.
+    pub(super) fn grant(&self) -> &Grant {
+        &self.0
+    }
+
+    /// Refuses an attempt that is over.
+    pub(super) async fn standing(&self, state: &AppState) -> Result<(), Problem> {
+        self.calls(state).standing().await?;
+        Ok(())
+    }
+
     fn calls(&self, state: &AppState) -> Calls {
         Calls::new(state.client(self.0.tenant), self.0.clone())
     }

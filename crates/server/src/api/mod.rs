@@ -2,13 +2,16 @@
 
 pub mod calls;
 pub mod follow_ups;
+pub mod incoming;
 pub mod messages;
 pub mod ops;
 pub mod runs;
 pub mod sessions;
 pub mod state;
 pub mod tokens;
+pub mod tools;
 pub mod turns;
+pub mod webhooks;
 
 use axum::Router;
 use axum::body::Body;
@@ -41,6 +44,23 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/v1/sessions/{agent}/{interlocutor}/{channel}/follow-ups", get(follow_ups::list))
         .route("/v1/sessions/{agent}/{interlocutor}/{channel}/follow-ups", post(follow_ups::schedule))
         .route("/v1/follow-ups/{id}", get(follow_ups::show).delete(follow_ups::cancel))
+        .route("/v1/tools", get(tools::list))
+        .route("/v1/tools/{name}", get(tools::show).put(tools::put).delete(tools::remove))
+        .route("/v1/tools/{name}/execute", post(tools::execute))
+        .route("/v1/tools/{name}/execute-stream", post(tools::execute_stream))
+        .route("/v1/agents/{agent}/tools/{name}", put(tools::activate))
+        .route("/v1/tool-executions", get(tools::executions))
+        .route("/v1/tool-executions/{id}", get(tools::execution))
+        .route("/v1/tool-executions/{id}/stream", get(tools::stream_of))
+        .route("/v1/tool-executions/{id}/cancel", post(tools::cancel))
+        .route("/v1/tool-executions/{id}/compensate", post(tools::compensate))
+        .route("/v1/tool-callbacks/{id}", post(tools::callback))
+        .route("/v1/attention", get(tools::attention))
+        .route("/v1/attention/{run}/{step}/settle", post(tools::settle))
+        .route("/v1/turn/tools", get(tools::list_in_turn))
+        .route("/v1/turn/tools/{name}", post(tools::execute_in_turn))
+        .route("/v1/turn/tool-executions/{id}", get(tools::execution_in_turn))
+        .route("/v1/turn/tool-executions/{id}/confirm", post(tools::confirm_in_turn))
         .route("/v1/messages/{id}", get(messages::show))
         .route("/v1/turns/{id}", get(turns::show))
         .route("/v1/turns/{id}/replay", post(turns::replay))
@@ -51,6 +71,18 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/v1/runs/{id}/signals/{name}", post(runs::signal))
         .route("/v1/workflows/{name}/runs", post(runs::start))
         .route("/v1/events", post(sessions::emit))
+        .route("/v1/incoming/{integration}", get(incoming::challenge).post(incoming::take))
+        .route("/v1/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/v1/webhooks/{id}", get(webhooks::show).patch(webhooks::change).delete(webhooks::remove))
+        .route("/v1/webhooks/{id}/verify", post(webhooks::verify))
+        .route("/v1/webhooks/{id}/pause", post(webhooks::pause))
+        .route("/v1/webhooks/{id}/resume", post(webhooks::resume))
+        .route("/v1/webhooks/{id}/test", post(webhooks::test))
+        .route("/v1/webhooks/{id}/rotate-secret", post(webhooks::rotate))
+        .route("/v1/webhooks/{id}/attempts", get(webhooks::attempts))
+        .route("/v1/webhooks/{id}/dead-letters", get(webhooks::dead_letters))
+        .route("/v1/webhooks/{id}/replays", post(webhooks::replay))
+        .route("/v1/webhooks/{id}/replays/{replay}", get(webhooks::replay_progress))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/healthz", get(ops::healthz))

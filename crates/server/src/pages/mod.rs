@@ -9,6 +9,7 @@
 //! There are no inline scripts and no inline styles, so `Content-Security-Policy: default-src 'self'` holds.
 
 mod assets;
+mod execution;
 mod filters;
 #[cfg(test)]
 mod tests;
@@ -20,12 +21,13 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 pub use assets::{asset, asset_cache_control};
 pub use views::{
-    AgentChoice, AsOf, ChatPage, Counts, ErrorPage, Frame, LoginPage, OverviewPage, RunPage, RunsFilter, RunsPage,
-    TurnPage, TurnRow,
+    AgentChoice, AsOf, AttentionPage, ChatPage, Counts, ErrorPage, ExecutionPage, ExecutionsFilter, ExecutionsPage,
+    Frame, LoginPage, OverviewPage, RunPage, RunsFilter, RunsPage, ToolsPage, TurnPage, TurnRow, WebhookPage,
+    WebhooksPage,
 };
 
 /// The templates. The names end in `.html`, which is what turns escaping on.
-const TEMPLATES: [(&str, &str); 9] = [
+const TEMPLATES: [(&str, &str); 16] = [
     ("layout.html", include_str!("../../assets/templates/layout.html")),
     ("overview.html", include_str!("../../assets/templates/overview.html")),
     ("chat.html", include_str!("../../assets/templates/chat.html")),
@@ -33,7 +35,14 @@ const TEMPLATES: [(&str, &str); 9] = [
     ("runs_table.html", include_str!("../../assets/templates/runs_table.html")),
     ("runs.html", include_str!("../../assets/templates/runs.html")),
     ("run.html", include_str!("../../assets/templates/run.html")),
+    ("tools.html", include_str!("../../assets/templates/tools.html")),
+    ("executions.html", include_str!("../../assets/templates/executions.html")),
+    ("execution.html", include_str!("../../assets/templates/execution.html")),
+    ("attention_item.html", include_str!("../../assets/templates/attention_item.html")),
+    ("attention.html", include_str!("../../assets/templates/attention.html")),
     ("error.html", include_str!("../../assets/templates/error.html")),
+    ("webhooks.html", include_str!("../../assets/templates/webhooks.html")),
+    ("webhook.html", include_str!("../../assets/templates/webhook.html")),
     ("login.html", include_str!("../../assets/templates/login.html")),
 ];
 
@@ -133,6 +142,74 @@ impl Pages {
     pub fn run(&self, page: &RunPage) -> Result<String, PageError> {
         let title = format!("Run of {}", page.run["workflow"].as_str().unwrap_or("an unnamed workflow"));
         self.page("run.html", "runs", &title, &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /tools`: the catalogue.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn tools(&self, page: &ToolsPage) -> Result<String, PageError> {
+        self.page("tools.html", "tools", "Tools", &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /tools/executions`: calls of tools, newest first, one page of them.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn executions(&self, page: &ExecutionsPage) -> Result<String, PageError> {
+        self.page("executions.html", "tools", "Executions of tools", &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /tools/executions/{id}`: everything known about one call of a tool.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn execution(&self, page: &ExecutionPage) -> Result<String, PageError> {
+        let title = format!("Call of {}", page.execution["tool"].as_str().unwrap_or("a tool"));
+        let steps = execution::steps(&page.execution, &page.run, &page.children);
+        let tries = execution::tries(&page.run);
+        let asked = self.attention_items(&page.execution["attention"], page.frame.now_ms)?;
+        let steps = Value::from(Serde(steps));
+        let tries = Value::from(Serde(tries));
+        let data = context! { steps, tries, asked, ..Value::from(Serde(page)) };
+        self.page("execution.html", "tools", &title, &page.frame, data)
+    }
+
+    /// `GET /attention`: what waits for a person.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn attention(&self, page: &AttentionPage) -> Result<String, PageError> {
+        let mut groups = Vec::new();
+        for (kind, items) in execution::by_kind(&page.waiting) {
+            let count = items.len();
+            let items = self.attention_items(&serde_json::Value::Array(items), page.frame.now_ms)?;
+            groups.push(context! { kind, count, items });
+        }
+        let data = context! { groups, ..Value::from(Serde(page)) };
+        self.page("attention.html", "attention", "Waiting for a person", &page.frame, data)
+    }
+
+    /// What people are asked, each with its buttons.
+    fn attention_items(&self, items: &serde_json::Value, now_ms: u64) -> Result<Value, PageError> {
+        let html = self.render("attention_item.html", context! { items => Value::from(Serde(items)), now_ms })?;
+        Ok(Value::from_safe_string(html))
+    }
+
+    /// `GET /webhooks`: where the tenant's events are delivered.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn webhooks(&self, page: &WebhooksPage) -> Result<String, PageError> {
+        self.page("webhooks.html", "webhooks", "Webhooks", &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /webhooks/{id}`: what became of one's deliveries.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn webhook(&self, page: &WebhookPage) -> Result<String, PageError> {
+        self.page("webhook.html", "webhooks", "Webhook", &page.frame, Value::from(Serde(page)))
     }
 
     /// Any refusal or failure, as a person may read it: what happened and what to do.

@@ -8,7 +8,7 @@ const NOW_MS: u64 = 1_767_225_600_000;
 const HOSTILE: &str = r#"<script>alert("1")</script><img src=x onerror='x'>"#;
 
 fn frame(text: &str) -> Frame {
-    Frame { tenant: Some(text.into()), version: "0.1.0".into(), now_ms: NOW_MS }
+    Frame { tenant: Some(text.into()), version: "0.1.0".into(), now_ms: NOW_MS, waiting: 3 }
 }
 
 fn turn(text: &str) -> Value {
@@ -36,6 +36,27 @@ fn run(text: &str) -> Value {
             "waiting_for": text, "queued_at": NOW_MS - 4_500, "started_at": NOW_MS - 4_000, "finished_at": NOW_MS,
             "error": text, "journal": [{"position": 1, "kind": text, "name": text, "state": text,
                 "requested_at": NOW_MS - 3_000, "completed_at": null, "detail": text}]}]})
+}
+
+fn tool(text: &str) -> Value {
+    json!({"name": text, "title": text, "description": text, "policy": text, "version": 3, "tier": text,
+        "confirmation": {"prompt": text}, "compensation": {"tool": text},
+        "provider": {"kind": "steps", "steps": [{"name": text, "tool": text}, {"parallel": [{"name": text, "tool": text}]}]}})
+}
+
+fn asked(kind: &str, text: &str) -> Value {
+    json!({"kind": kind, "run_id": text, "step": text, "title": text, "verbs": ["done", "not_done", text], "since": NOW_MS - 60_000,
+        "detail": {"tool": text, "arguments": text, "key": text, "error": {"code": text, "message": text},
+            "agent": text, "session": text, "turn_id": text, "expires_at": NOW_MS, "digest": text, "assignee": text,
+            "reminders": 2, "form": {text: text}, "result": text}})
+}
+
+fn execution(text: &str) -> Value {
+    json!({"execution_id": text, "tool": text, "status": text, "idempotency_key": text, "result": {text: text},
+        "error": {"code": text, "message": text}, "definition": tool(text), "version": 3, "way": text, "arguments": text,
+        "caller": {"agent": text, "session": text, "turn_id": text, "by": text}, "confirm": text, "deadline_at": NOW_MS,
+        "undoes": text, "undone_by": {"execution_id": text, "status": text}, "step": text,
+        "compensations": {text: text}, "attention": [asked("unknown", text)], "policy": text, "created_at": NOW_MS})
 }
 
 /// Every page, with `text` wherever a text may come from outside.
@@ -90,6 +111,41 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
             }),
         ),
         ("run", pages.run(&RunPage { frame: frame(text), run: run(text) })),
+        (
+            "tools",
+            pages.tools(&ToolsPage {
+                frame: frame(text),
+                tools: vec![tool(text)],
+                agents: vec![text.into()],
+                agent: own(),
+            }),
+        ),
+        (
+            "executions",
+            pages.executions(&ExecutionsPage {
+                frame: frame(text),
+                executions: vec![execution(text)],
+                next_cursor: own(),
+                filter: ExecutionsFilter { tool: own(), session: own(), agent: own(), cursor: own(), status: own() },
+                tools: vec![text.into()],
+            }),
+        ),
+        (
+            "execution",
+            pages.execution(&ExecutionPage {
+                frame: frame(text),
+                execution: execution(text),
+                run: run(text),
+                children: vec![json!({"step": text, "execution_id": text, "status": text, "error": null})],
+            }),
+        ),
+        (
+            "attention",
+            pages.attention(&AttentionPage {
+                frame: frame(text),
+                waiting: vec![asked(text, text), asked("unknown", text), asked("task", text)],
+            }),
+        ),
         (
             "error",
             pages.error(&ErrorPage {
@@ -174,6 +230,10 @@ fn absent_fields_leave_gaps_not_errors() {
     for html in [
         pages.overview(&OverviewPage::default()),
         pages.chat(&ChatPage::default()),
+        pages.tools(&ToolsPage { tools: vec![json!({})], ..ToolsPage::default() }),
+        pages.executions(&ExecutionsPage { executions: vec![json!({})], ..ExecutionsPage::default() }),
+        pages.execution(&ExecutionPage::default()),
+        pages.attention(&AttentionPage { waiting: vec![json!({})], ..AttentionPage::default() }),
         pages.error(&ErrorPage::default()),
         pages.login(&LoginPage::default()),
         pages.runs(&RunsPage { list: json!({"next_cursor": "c"}), ..RunsPage::default() }),
@@ -228,4 +288,38 @@ fn only_a_run_that_may_be_cancelled_offers_it() {
     };
     assert!(page("running").contains("cancel-confirm") && page("parked").contains("cancel-confirm"));
     assert!(!page("completed").contains("cancel-confirm") && page("completed").contains("data-final"));
+}
+
+#[test]
+fn what_waits_for_a_person_has_a_button_for_each_verb() {
+    let mut unknown = asked("unknown", "payment.charge");
+    unknown["verbs"] = json!(["done", "not_done", "retry", "compensate"]);
+    let page = AttentionPage { frame: frame("acme"), waiting: vec![unknown] };
+    let html = Pages::new().attention(&page).expect("renders");
+    for verb in ["done", "not_done", "retry", "compensate"] {
+        assert!(html.contains(&format!(r#"name="verb" value="{verb}""#)), "{verb}: {html}");
+    }
+    assert!(html.contains("It was not done") && html.contains("data-json"));
+    assert!(html.contains(r#"data-testid="waiting-count""#) && html.contains(">3</span>"), "the menu counts");
+    let none = Pages::new().attention(&AttentionPage::default()).expect("renders");
+    assert!(none.contains("Nothing waits for a person") && none.contains(r#"person" hidden>"#), "{none}");
+}
+
+#[test]
+fn only_what_can_be_undone_or_cancelled_offers_it() {
+    let page = |state: &str, status: &str, compensation: Value| {
+        let mut run = run("x");
+        run["state"] = state.into();
+        let mut execution = execution("x");
+        (execution["status"], execution["undone_by"]) = (status.into(), json!(null));
+        execution["definition"]["compensation"] = compensation;
+        let page = ExecutionPage { frame: frame("acme"), execution, run, children: Vec::new() };
+        Pages::new().execution(&page).expect("renders")
+    };
+    let undo = || json!({"tool": "flight.cancel"});
+    assert!(page("running", "running", undo()).contains("cancel-confirm"));
+    let done = page("completed", "done", undo());
+    assert!(done.contains("compensate-confirm") && !done.contains("cancel-confirm"));
+    assert!(!page("completed", "done", json!(null)).contains("compensate-confirm"));
+    assert!(!page("completed", "compensated", undo()).contains("compensate-confirm"));
 }

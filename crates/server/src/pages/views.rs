@@ -13,6 +13,8 @@ pub struct Frame {
     pub version: String,
     /// The server's clock. Relative times count from it, in the page's scripts too: a browser's clock may be wrong.
     pub now_ms: u64,
+    /// How much waits for a person, 100 at most.
+    pub waiting: usize,
 }
 
 /// `GET /`.
@@ -139,6 +141,93 @@ pub struct RunPage {
     pub frame: Frame,
     /// What `GET /v1/runs/{id}` answers.
     pub run: serde_json::Value,
+}
+
+/// `GET /webhooks`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct WebhooksPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/webhooks` answers.
+    pub list: serde_json::Value,
+}
+
+/// `GET /webhooks/{id}`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct WebhookPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/webhooks/{id}` answers.
+    pub hook: serde_json::Value,
+    /// What `GET /v1/webhooks/{id}/attempts` answers.
+    pub tries: serde_json::Value,
+    /// What `GET /v1/webhooks/{id}/dead-letters` answers.
+    pub dead: serde_json::Value,
+}
+
+/// `GET /tools`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ToolsPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/tools` answers.
+    pub tools: Vec<serde_json::Value>,
+    /// The agents whose tools can be looked at.
+    pub agents: Vec<String>,
+    /// The agent the address asks for (`?agent=`).
+    pub agent: Option<String>,
+}
+
+/// `GET /tools/executions`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ExecutionsPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/tool-executions` answers.
+    pub executions: Vec<serde_json::Value>,
+    /// Where the next page begins.
+    pub next_cursor: Option<String>,
+    /// What the list was asked for.
+    pub filter: ExecutionsFilter,
+    /// Names of tools to suggest.
+    pub tools: Vec<String>,
+}
+
+/// The query of `GET /tools/executions`. `None` and the empty string both mean: any.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ExecutionsFilter {
+    /// Only of this tool.
+    pub tool: Option<String>,
+    /// Only with this status.
+    pub status: Option<String>,
+    /// Only in this session.
+    pub session: Option<String>,
+    /// Only for this agent.
+    pub agent: Option<String>,
+    /// Where the page begins; `None` is the newest.
+    pub cursor: Option<String>,
+}
+
+/// `GET /tools/executions/{id}`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ExecutionPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/tool-executions/{id}` answers, with the tool, the caller and what is asked of a person.
+    pub execution: serde_json::Value,
+    /// What `GET /v1/runs/{id}` answers about its run.
+    pub run: serde_json::Value,
+    /// The runs of steps that are carried out at the same time: `{step, execution_id, status, error}`.
+    pub children: Vec<serde_json::Value>,
+}
+
+/// `GET /attention`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct AttentionPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/attention` answers, the oldest first.
+    pub waiting: Vec<serde_json::Value>,
 }
 
 /// A refusal or a failure: the API's problem details, for a person.

@@ -54,7 +54,8 @@ async fn metrics_are_prometheus_text_and_count_what_happened() {
     let metrics = parse(&answer.text);
     assert_eq!(metrics["mainspring_messages_accepted_total"], 3.0);
     assert_eq!(metrics["mainspring_accepting"], 1.0);
-    assert_eq!(metrics["mainspring_workers"], 2.0);
+    // Of two tenants: the flows, and webhooks.
+    assert_eq!(metrics["mainspring_workers"], 4.0);
     assert!(metrics["mainspring_log_batches_total"] > 0.0);
     assert!(!answer.text.contains("a-telling-name"));
 }
@@ -118,6 +119,11 @@ async fn every_route_is_documented_and_nothing_else_is() {
         let path = path.replace("{id}", "x").replace(['{', '}'], "");
         let method: Method = method.to_uppercase().parse().expect("a method");
         let answer = Answer::of(user.bare(method.clone(), &path)).await;
+        if path.starts_with("/v1/incoming/") {
+            // Platforms carry no token of ours: their requests are signed, and this one is not.
+            assert!((400..500).contains(&answer.status), "{method} {path}: {}", answer.status);
+            continue;
+        }
         let public = ["/healthz", "/readyz", "/metrics", "/openapi.json"].contains(&path.as_str());
         assert_eq!(answer.status, if public { 200 } else { 401 }, "{method} {path}");
     }

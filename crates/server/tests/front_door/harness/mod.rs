@@ -1,11 +1,13 @@
 //! What every test uses: a server, users of it, event streams, and agents with a script.
 
 mod agent;
+mod history;
 mod server;
 mod stream;
 mod user;
 
 pub(crate) use agent::{Agent, Asked, Desk, Gate, answer, ndjson, reply, status, stream_of};
+pub(crate) use history::Segment;
 pub(crate) use server::{Server, Setup, TENANT_A, TENANT_B, http, workflow};
 pub(crate) use stream::{Heard, Stream};
 pub(crate) use user::{Answer, Session, User, texts_of};

@@ -1,5 +1,6 @@
 //! A server in this process, wired as the binary wires it, on a runtime of its own so that it can be killed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,14 @@ use mainspring_core::limit::Limits;
 use mainspring_core::row::TokenRow;
 use mainspring_core::{Command, Table, TokenId};
 use mainspring_engine::{Engine, EngineOptions};
+use mainspring_flows::egress::{EgressOptions, HttpEgress, Policy};
+use mainspring_flows::tools::breaker::Breakers;
+use mainspring_flows::tools::catalogue::KnownTools;
+use mainspring_flows::tools::{CallbackDoor, Kit, Secrets};
+use mainspring_flows::webhooks::{Shared, Webhooks};
 use mainspring_flows::window::WindowRules;
 use mainspring_flows::{AgentKind, AgentSettings, Agents, OnMessage, TurnDoor};
+use mainspring_server::api::incoming::Placed;
 use mainspring_server::api::tokens;
 use mainspring_server::auth::Scope;
 use mainspring_server::{AppState, Keys, ServerOptions};
@@ -33,6 +40,7 @@ pub(crate) struct Setup {
     agents: Vec<(TenantId, String, AgentSettings)>,
     limits: Limits,
     offer: Offer,
+    integrations: BTreeMap<String, Placed>,
 }
 
 /// An HTTP agent that is asked at once, once, and whose turns are queued. Change what a test is about.
@@ -60,7 +68,12 @@ fn settings(kind: AgentKind) -> AgentSettings {
 
 impl Setup {
     pub(crate) fn new() -> Setup {
-        Setup { agents: Vec::new(), limits: Limits::default(), offer: Arc::new(|worker| worker) }
+        Setup {
+            agents: Vec::new(),
+            limits: Limits::default(),
+            offer: Arc::new(|worker| worker),
+            integrations: BTreeMap::new(),
+        }
     }
 
     /// An agent of both tenants.
@@ -72,6 +85,12 @@ impl Setup {
 
     pub(crate) fn limits(mut self, limits: Limits) -> Setup {
         self.limits = limits;
+        self
+    }
+
+    /// A platform whose webhooks come in.
+    pub(crate) fn integration(mut self, id: &str, placed: Placed) -> Setup {
+        self.integrations.insert(id.to_owned(), placed);
         self
     }
 
@@ -104,7 +123,7 @@ struct Wired {
 }
 
 impl Server {
-    async fn start(setup: Setup, dir: TempDir) -> Server {
+    pub(super) async fn start(setup: Setup, dir: TempDir) -> Server {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -141,7 +160,13 @@ impl Server {
     }
 
     /// Ends in order, and starts again on the same directory, with the same or another setup.
-    pub(crate) async fn restart_with(mut self, setup: Setup) -> Server {
+    pub(crate) async fn restart_with(self, setup: Setup) -> Server {
+        let (_, dir) = self.end().await;
+        Server::start(setup, dir).await
+    }
+
+    /// Ends in order, and gives what it was started with.
+    pub(super) async fn end(mut self) -> (Setup, TempDir) {
         let (wired, runtime) = (self.wired.take().expect("it runs"), self.runtime.take().expect("it runs"));
         let ending = runtime.spawn(async move {
             wired.serving.abort();
@@ -153,7 +178,7 @@ impl Server {
         });
         super::in_time("the server ends", ending).await.expect("it ends").expect("it ends");
         runtime.shutdown_background();
-        Server::start(setup, self.dir.take().expect("it has a directory")).await
+        (self.setup.clone(), self.dir.take().expect("it has a directory"))
     }
 
     pub(crate) async fn restart(self) -> Server {
@@ -195,8 +220,12 @@ impl Server {
         assert!(engine.wait_applied(TENANT_A, position, super::PATIENCE).await, "the tables never caught up");
     }
 
+    pub(super) fn directory(&self) -> &Path {
+        self.dir.as_ref().expect("it has a directory").path()
+    }
+
     fn partition(&self) -> PathBuf {
-        self.dir.as_ref().expect("it has a directory").path().join("p0")
+        self.directory().join("p0")
     }
 }
 
@@ -221,15 +250,27 @@ async fn wire(setup: Setup, dir: PathBuf) -> (String, Wired) {
     let agents = Agents::new(setup.agents.clone());
     let outgoing =
         Arc::new(reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client"));
+    let kit = kit(&keys, &url);
+    let egress = EgressOptions { policy: Policy::default().with_loopback(), ..EgressOptions::default() };
+    let egress = HttpEgress::new(egress).expect("calls can be made");
+    // Who evaluates filters is chosen where the parts are put together: here nobody does.
+    let shared = Shared::new(Arc::new(egress), keys.sealer().clone(), Arc::new(|_| Err("no filters here".to_owned())));
+    let mut webhooks = BTreeMap::new();
     let mut workers = Vec::new();
     for (tenant, name) in [(TENANT_A, "a"), (TENANT_B, "b")] {
         let put = Command::PutTenant { name: name.to_owned() };
         engine.submit(tenant, put).await.expect("the tenant is there");
         let client = Client::new(engine.clone(), tenant);
-        let door = TurnDoor { tokens: keys.turn_tokens().clone(), calls_url: format!("{url}/v1/turn") };
+        let tools = Some(kit.clone());
+        let door = TurnDoor { tokens: keys.turn_tokens().clone(), calls_url: format!("{url}/v1/turn"), tools };
         let worker = Worker::new(client.clone(), "flows");
         let worker = mainspring_flows::offer(worker, &client, &agents, outgoing.clone(), door);
         workers.push((setup.offer)(worker).start().await.expect("the worker starts"));
+        let of_tenant = Webhooks::new(client.clone(), shared.clone());
+        let worker = of_tenant.offer(Worker::new(client.clone(), "webhooks"));
+        workers.push(worker.start().await.expect("the worker starts"));
+        tokio::spawn(of_tenant.clone().match_events());
+        webhooks.insert(tenant, of_tenant);
         let tokens: Vec<(u128, TokenRow)> =
             engine.read(tenant, move |reader| reader.all(tenant, Table::Token)).await.expect("the tokens are read");
         for (id, _) in tokens.into_iter().filter(|(_, row)| row.revoked_at.is_some()) {
@@ -238,6 +279,9 @@ async fn wire(setup: Setup, dir: PathBuf) -> (String, Wired) {
     }
     let options = ServerOptions { public_url: url.clone(), grpc_address: String::new(), home_tenant: TENANT_A };
     let state = AppState::new(engine, agents, keys, options);
+    state.set_tools(kit);
+    state.set_webhooks(webhooks);
+    state.set_integrations(setup.integrations);
     let router = mainspring_server::router(state.clone());
     let serving = tokio::spawn(async move {
         let _ = axum::serve(listener, router).await;
@@ -245,7 +289,27 @@ async fn wire(setup: Setup, dir: PathBuf) -> (String, Wired) {
     (url, Wired { state, workers, serving: serving.abort_handle() })
 }
 
-fn copy_all(from: &Path, to: &Path) {
+/// What tools are carried out with: addresses of this machine may be called, and there is one secret.
+fn kit(keys: &Keys, url: &str) -> Kit {
+    struct OneSecret;
+    impl Secrets for OneSecret {
+        fn secret(&self, _: TenantId, name: &str) -> Option<String> {
+            (name == "provider").then(|| "geheim-4711".to_owned())
+        }
+    }
+    let policy = Policy::default().with_loopback();
+    let egress = HttpEgress::new(EgressOptions { policy, ..EgressOptions::default() }).expect("egress");
+    Kit {
+        egress: Arc::new(egress),
+        secrets: Arc::new(OneSecret),
+        remote: None,
+        callbacks: CallbackDoor { tokens: keys.turn_tokens().clone(), url: format!("{url}/v1/tool-callbacks") },
+        breakers: Breakers::default(),
+        known: KnownTools::default(),
+    }
+}
+
+pub(super) fn copy_all(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a directory");
     copy_files(from, to);
     for entry in std::fs::read_dir(from).expect("readable").map(|entry| entry.expect("an entry").path()) {
@@ -255,13 +319,13 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-fn copy_files(from: &Path, to: &Path) {
+pub(super) fn copy_files(from: &Path, to: &Path) {
     for file in files_of(from) {
         std::fs::copy(&file, to.join(file.file_name().expect("a name"))).expect("a copy");
     }
 }
 
-fn files_of(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files_of(dir: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("an entry").path()).collect();
     // The index of the journal is made anew from the journal.

@@ -2,11 +2,11 @@
 
 /// A SplitMix64 sequence.
 #[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
     /// Dice for one purpose: `purpose` keeps the throws of one thread apart from those of another.
-    pub(super) fn new(seed: u64, purpose: u64) -> Dice {
+    pub(crate) fn new(seed: u64, purpose: u64) -> Dice {
         let mut dice = Dice(seed ^ purpose.wrapping_mul(0xd134_2543_de82_ef95));
         dice.throw();
         dice
@@ -21,13 +21,13 @@ impl Dice {
     }
 
     /// A number from `low` to `high`, both included.
-    pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         assert!(low <= high, "the lower bound comes first");
         low + self.throw() % (high - low + 1)
     }
 
     /// True once in `n` throws.
-    pub(super) fn once_in(&mut self, n: u64) -> bool {
+    pub(crate) fn once_in(&mut self, n: u64) -> bool {
         self.throw().is_multiple_of(n.max(1))
     }
 }
