@@ -1,4 +1,4 @@
-//! `browser`: runs the test of the pages in `tests/browser` on the release build.
+//! `browser`: runs the test of the pages in `tests/browser`.
 //!
 //! It needs a Chromium and Node, and nothing from npm: the test speaks to Chromium over a pipe. What the checks of tools call is
 //! the trip example's service, which needs Python.
@@ -9,18 +9,18 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use crate::tools::{self, NODE, PYTHON, Tool};
-use crate::workspace::Workspace;
+use crate::workspace::{SERVER_BINARY, Workspace};
 
 /// Names under which a Chromium is installed.
 const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let (chromium, node) = tools()?;
-    let binary = workspace.release_binary()?;
+    let binary = workspace.server_binary()?;
     let ended = Command::new(node)
         .arg(workspace.root.join("tests/browser/run.mjs"))
         .env("CHROMIUM", chromium)
-        .env("MAINSPRING_BINARY", binary)
+        .env(SERVER_BINARY, binary)
         .env("SCREENSHOTS_DIR", workspace.scratch("screenshots")?)
         .env("SCRATCH_DIR", workspace.scratch("browser")?)
         .status()?;

@@ -1,5 +1,12 @@
 //! Chance that can be had again: the same seed gives the same throws.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A seed that nobody chose.
+pub(crate) fn seed_by_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64 % 1_000_000_000)
+}
+
 /// A SplitMix64 sequence.
 #[derive(Debug, Clone)]
 pub(crate) struct Dice(u64);

@@ -19,6 +19,8 @@ mod tools;
 mod trip;
 mod workspace;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::workspace::Workspace;
@@ -38,13 +40,13 @@ enum Verb {
     Ci(suite::Args),
     /// Checks dependencies between crates, the map, file sizes and headers
     Tidy,
-    /// Starts the release build, asks it something, stops it
+    /// Starts the server, asks it something, stops it
     Smoke,
     /// Tests the pages in a headless Chromium
     Browser,
     /// Runs the example that books trips, and kills the server while it undoes one
-    Trip(trip::Args),
-    /// Runs the published Python and TypeScript SDKs of Hatchet against the release build
+    Trip,
+    /// Runs the published Python and TypeScript SDKs of Hatchet against the server
     Sdk(sdk::Args),
     /// Runs the published Python and TypeScript SDKs of MCP against our discovery server and our client
     Mcp(mcp::Args),
@@ -60,13 +62,24 @@ enum Verb {
     Bench(bench::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match carry_out() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // In words alone: where in this program it was found helps nobody, and would hide what was said before.
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out() -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
     match Cli::parse().verb {
         Verb::Test(args) | Verb::Ci(args) => suite::run(&workspace, &args),
         Verb::Tidy => tidy::run(&workspace.root),
         Verb::Smoke => smoke::run(&workspace),
-        Verb::Trip(args) => trip::run(&workspace, &args),
+        Verb::Trip => trip::run(&workspace),
         Verb::Browser => browser::run(&workspace),
         Verb::Sdk(args) => sdk::run(&workspace, &args),
         Verb::Mcp(args) => mcp::run(&workspace, &args),

@@ -19,10 +19,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
-    let built = workspace.cargo(&["build", "--quiet", "--package", "mainspring-mcp", "--examples"]).status()?;
-    if !built.success() {
-        bail!("the examples of mainspring-mcp could not be built");
-    }
+    workspace.build(&["--example", "catalogue", "--example", "remote"])?;
     let example = |name: &str| workspace.target_dir.join("debug/examples").join(name);
     let tests = workspace.root.join("tests/mcp");
     let logs = workspace.scratch("mcp-logs")?;

@@ -1,4 +1,4 @@
-//! `sdk`: the published Python and TypeScript SDKs of Hatchet against the release build, as workers and as clients.
+//! `sdk`: the published Python and TypeScript SDKs of Hatchet against the server, as workers and as clients.
 //!
 //! Everything is done twice: as it is, and with a `kill -9` of the server in the middle of each check. Both languages run
 //! at once, because they mostly wait.
@@ -56,7 +56,7 @@ pub(crate) struct Running {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
-    let binary = workspace.release_binary()?;
+    let binary = workspace.server_binary()?;
     let mut failed = Vec::new();
     let logs = workspace.scratch("sdk-logs")?;
     for mode in [Mode::Plain, Mode::Crash] {

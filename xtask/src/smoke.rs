@@ -1,4 +1,4 @@
-//! `smoke`: does the release build do at all what it is for.
+//! `smoke`: does the server do at all what it is for.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const ENVIRONMENT: [(&str, &str); 2] = [("MAINSPRING_DEV_QUIET_MS", "60"), ("MAI
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
-    let binary = workspace.release_binary()?;
+    let binary = workspace.server_binary()?;
     let dir = tempfile::Builder::new().prefix("smoke-").tempdir_in(workspace.scratch("smoke")?)?;
     let place = Place::new(&binary, dir.path(), &ENVIRONMENT)?;
     let server = place.start()?;
@@ -24,6 +24,6 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     }
     let ended = server.stop(STOP_MAX)?;
     ensure!(ended.success(), "asked to end, the server ended with {ended}; its last words:\n{}", place.last_words());
-    println!("the release build starts, answers, lists, makes a token and ends in order");
+    println!("it starts, answers, lists, makes a token and ends in order");
     Ok(())
 }

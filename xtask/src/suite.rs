@@ -12,18 +12,23 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::browser;
-use crate::workspace::Workspace;
+use crate::workspace::{SERVER_BINARY, Workspace};
 
 /// While a step runs, how often that is said.
 const STILL_RUNNING_EVERY: Duration = Duration::from_secs(30);
 /// Lines shown of a step that failed.
 const LINES_SHOWN: usize = 120;
+/// Lines of it shown once more at the very end, where whoever looks into a long output looks first.
+const LAST_WORDS: usize = 15;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only what needs neither an optimised build nor a browser.
+    /// Only what needs no server of its own.
     #[arg(long)]
     quick: bool,
+    /// Test the server as it is shipped, which takes minutes to build, and not the one that is built with the tests.
+    #[arg(long)]
+    release: bool,
     /// Leave the pages untested.
     #[arg(long)]
     no_browser: bool,
@@ -46,7 +51,13 @@ struct Step {
 struct Outcome {
     name: &'static str,
     took: Duration,
-    failure: Option<String>,
+    failure: Option<Failure>,
+}
+
+struct Failure {
+    how: String,
+    /// What the step said last.
+    last_words: String,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
@@ -56,9 +67,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     if !args.quick && !args.no_browser {
         // First, so that an answer that takes a person comes before the long steps and not after them.
         let took = Instant::now();
-        let failure = browser::tools().err().map(|error| format!("{error:#}"));
-        if let Some(failure) = &failure {
-            println!("FAILED browser tools: {failure}");
+        let failure =
+            browser::tools().err().map(|error| Failure { how: format!("{error:#}"), last_words: String::new() });
+        if let Some(Failure { how, .. }) = &failure {
+            println!("FAILED browser tools: {how}");
         }
         outcomes.push(Outcome { name: "browser tools", took: took.elapsed(), failure });
     }
@@ -73,9 +85,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
 
 fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
     let cargo = |name, args: &[&str]| Step { name, command: workspace.cargo(args) };
+    let release = args.release;
     let own = |name, args: &[&str]| -> anyhow::Result<Step> {
         let mut command = Command::new(own_binary()?);
         command.args(args).current_dir(&workspace.root);
+        if release {
+            command.env(SERVER_BINARY, workspace.target_dir.join("release").join("mainspring"));
+        }
         Ok(Step { name, command })
     };
     let mut steps = vec![
@@ -91,7 +107,9 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
     steps.push(own("simulator", &["sim", "--", "--minutes", &minutes])?);
     let rounds = args.chaos_rounds.to_string();
     let chaos = |policy| ["chaos-kill", "--rounds", rounds.as_str(), "--on-message", policy];
-    steps.push(cargo("release build", &["build", "--release", "--package", "mainspring-cli"]));
+    if args.release {
+        steps.push(cargo("release build", &["build", "--release", "--package", "mainspring-cli"]));
+    }
     steps.push(own("smoke", &["smoke"])?);
     steps.push(own("trip", &["trip"])?);
     if !args.no_browser {
@@ -125,7 +143,7 @@ fn carry_out(mut step: Step, logs: &Path) -> anyhow::Result<Outcome> {
     let log = File::create(&path)?;
     let begun = Instant::now();
     let started = step.command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-    let failure = match started {
+    let how = match started {
         Err(error) => Some(format!("could not be started: {error}")),
         Ok(mut child) => {
             let mut said = Instant::now();
@@ -143,24 +161,30 @@ fn carry_out(mut step: Step, logs: &Path) -> anyhow::Result<Outcome> {
         }
     };
     let took = begun.elapsed();
-    match &failure {
+    match &how {
         None => println!("      ok after {}: {}", seconds(took), last_line(&path)),
-        Some(failure) => {
-            println!("      FAILED after {} ({failure}); the end of {}:", seconds(took), path.display());
+        Some(how) => {
+            println!("      FAILED after {} ({how}); the end of {}:", seconds(took), path.display());
             println!("{}", last_lines(&path, LINES_SHOWN));
         }
     }
+    let failure = how.map(|how| Failure { how, last_words: last_lines(&path, LAST_WORDS) });
     let _ = std::io::stdout().flush();
     Ok(Outcome { name: step.name, took, failure })
 }
 
 fn summarise(outcomes: &[Outcome], took: Duration, args: &Args) -> anyhow::Result<()> {
+    for Outcome { name, failure, .. } in outcomes {
+        if let Some(Failure { how, last_words }) = failure {
+            println!("\n{name} FAILED ({how}), its last words:\n{last_words}");
+        }
+    }
     println!();
     for Outcome { name, took, failure } in outcomes {
-        println!("{:<24} {:>8}  {}", name, seconds(*took), failure.as_deref().map_or("ok", |_| "FAILED"));
+        println!("{:<24} {:>8}  {}", name, seconds(*took), if failure.is_some() { "FAILED" } else { "ok" });
     }
     if args.quick {
-        println!("left out by --quick: simulator, release build, smoke, browser, chaos-kill, chaos-tools");
+        println!("left out by --quick: everything that starts a server, and the simulator");
     } else if args.no_browser {
         println!("left out by --no-browser: browser");
     }

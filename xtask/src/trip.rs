@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,19 +20,9 @@ const UNDO_MS: u64 = 1_500;
 /// What is waited for comes long before this.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// The server to run, instead of the release build.
-    #[arg(long)]
-    binary: Option<PathBuf>,
-}
-
-pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let python = tools::find(&[PYTHON])?.remove(0);
-    let binary = match &args.binary {
-        Some(binary) => binary.clone(),
-        None => workspace.release_binary()?,
-    };
+    let binary = workspace.server_binary()?;
     let dir = tempfile::Builder::new().prefix("trip-").tempdir_in(workspace.scratch("trip")?)?;
     let script = workspace.root.join("examples/trip/trip.py");
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();

@@ -6,6 +6,9 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
+/// Names a server that is built already, to be tested instead of one that is built like the tests.
+pub(crate) const SERVER_BINARY: &str = "MAINSPRING_BINARY";
+
 /// This workspace.
 #[derive(Debug)]
 pub(crate) struct Workspace {
@@ -49,6 +52,22 @@ impl Workspace {
             bail!("the release build failed");
         }
         Ok(self.target_dir.join("release").join("mainspring"))
+    }
+
+    /// The server to test: what `MAINSPRING_BINARY` names, or else one built like the tests, now if anything changed.
+    pub(crate) fn server_binary(&self) -> anyhow::Result<PathBuf> {
+        if let Some(binary) = std::env::var_os(SERVER_BINARY) {
+            return Ok(PathBuf::from(binary));
+        }
+        self.build(&["--bin", "mainspring"])?;
+        Ok(self.target_dir.join("debug").join("mainspring"))
+    }
+
+    /// Builds some targets as the tests are built: with the features the whole workspace asks of its dependencies, because
+    /// with those of one crate nearly all of them would be built once more.
+    pub(crate) fn build(&self, targets: &[&str]) -> anyhow::Result<()> {
+        let built = self.cargo(&["build", "--quiet", "--workspace"]).args(targets).status()?;
+        if built.success() { Ok(()) } else { bail!("{} could not be built", targets.join(" ")) }
     }
 
     /// A directory below the builds, made if need be. Not in `/tmp`, which is memory on many machines.

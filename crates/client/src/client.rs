@@ -214,7 +214,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn run(&self, run: RunId) -> Result<Option<RunRow>, ClientError> {
         let tenant = self.tenant;
-        Ok(patiently(|| self.engine.read(tenant, move |reader| reader.run(tenant, run))).await?)
+        Ok(patiently(|| self.engine.run(tenant, run)).await?)
     }
 
     /// Sends a message to the inbox of (workflow, key). Durable when it returns.
@@ -254,10 +254,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn document(&self, key: DocumentKey) -> Result<Option<DocumentRow>, ClientError> {
         let (tenant, now) = (self.tenant, self.engine.world().now_ms());
-        let row = patiently(|| {
-            let key = key.clone();
-            self.engine.read(tenant, move |reader| reader.document(tenant, &key))
-        });
+        let row = patiently(|| self.engine.document(tenant, &key));
         Ok(row.await?.filter(|row| !row.expired(now)))
     }
 

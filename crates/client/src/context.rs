@@ -168,9 +168,10 @@ impl Context {
         self.outcome(name, completion).await
     }
 
-    /// Like [`Context::run`], for a step that only reads and reckons: its result is recorded together with the next entry
-    /// that is waited for, so it costs no durable write of its own. Until then a crash makes the step be carried out again,
-    /// perhaps with another result; nobody has seen the first one. Any step of [`Context::run`] begins when it is recorded.
+    /// Like [`Context::run`], for a step that only reads and reckons, or that may be carried out twice anyway: its result is
+    /// recorded together with the next entry that is waited for, so it costs no durable write of its own. Until then a crash
+    /// makes the step be carried out again, perhaps with another result. What was noted before it may not be durable yet
+    /// while it runs.
     ///
     /// # Errors
     /// As [`Context::run`].
@@ -527,15 +528,6 @@ impl Context {
         self.journal.entry(Request::Emit { name: name.to_owned(), scope: None, data }).await.map(|_| ())
     }
 
-    /// Tells an event of a scope of its own choice, exactly once however often this function is run.
-    ///
-    /// # Errors
-    /// A [`Failure`] that ends the function: pass it on.
-    pub async fn emit_to(&self, name: &str, scope: &str, data: &impl Serialize) -> Result<(), Failure> {
-        let (data, scope) = (to_json(name, data)?, Some(scope.to_owned()));
-        self.journal.entry(Request::Emit { name: name.to_owned(), scope, data }).await.map(|_| ())
-    }
-
     /// Like [`Context::emit`], recorded and told together with the next entry that is waited for, as [`Context::note`] is.
     ///
     /// # Errors
@@ -543,6 +535,15 @@ impl Context {
     pub async fn emit_with_next(&self, name: &str, data: &impl Serialize) -> Result<(), Failure> {
         let data = to_json(name, data)?;
         self.journal.entry_noted(Request::Emit { name: name.to_owned(), scope: None, data }).await
+    }
+
+    /// The same, of a scope of its own choice.
+    ///
+    /// # Errors
+    /// As [`Context::emit_with_next`].
+    pub async fn emit_to_with_next(&self, name: &str, scope: &str, data: &impl Serialize) -> Result<(), Failure> {
+        let (data, scope) = (to_json(name, data)?, Some(scope.to_owned()));
+        self.journal.entry_noted(Request::Emit { name: name.to_owned(), scope, data }).await
     }
 
     /// Cancels another run.

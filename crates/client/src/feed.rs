@@ -48,8 +48,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn event(&self, scope: Option<&str>, seq: u64) -> Result<Option<EventRow>, ClientError> {
-        let (tenant, scope) = (self.tenant(), scope.map(str::to_owned));
-        Ok(self.engine().read(tenant, move |reader| reader.event_of(tenant, scope.as_deref(), seq)).await?)
+        Ok(self.engine().event(self.tenant(), scope, seq).await?)
     }
 
     /// The latest `limit` events of a scope before one, newest first. May lag.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainspring_core::limit::Limits;
 use mainspring_core::recover::{RecoverError, Recovery};
-use mainspring_core::row::{PayloadRef, RunRow};
-use mainspring_core::{Command, RunId, TenantId};
+use mainspring_core::row::{self, DocumentRow, EventRow, PayloadRef, Row, RunRow, TaskRow};
+use mainspring_core::{Command, DocumentKey, RunId, Table, TaskId, TenantId};
 use mainspring_store::log::{LogError, LogOptions, Position};
 use mainspring_store::retention::Retention;
 use mainspring_store::{Batch, Embedded, Reader, Store, StoreError, TablesError, Unapplied};
@@ -253,6 +253,59 @@ impl Engine {
         found.map(Bytes::from).ok_or_else(missing)
     }
 
+    /// A run.
+    ///
+    /// # Errors
+    /// [`EngineError::Unreadable`].
+    pub async fn run(&self, tenant: TenantId, id: RunId) -> Result<Option<RunRow>, EngineError> {
+        self.row(tenant, Table::Run, row::key::run(tenant, id)).await
+    }
+
+    /// A task.
+    ///
+    /// # Errors
+    /// [`EngineError::Unreadable`].
+    pub async fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskRow>, EngineError> {
+        self.row(tenant, Table::Task, row::key::task(tenant, id)).await
+    }
+
+    /// A document, also one that has expired.
+    ///
+    /// # Errors
+    /// [`EngineError::Unreadable`].
+    pub async fn document(&self, tenant: TenantId, key: &DocumentKey) -> Result<Option<DocumentRow>, EngineError> {
+        self.row(tenant, Table::Document, row::key::document(tenant, key)).await
+    }
+
+    /// An event of a scope by its number, if it is kept.
+    ///
+    /// # Errors
+    /// [`EngineError::Unreadable`].
+    pub async fn event(
+        &self,
+        tenant: TenantId,
+        scope: Option<&str>,
+        seq: u64,
+    ) -> Result<Option<EventRow>, EngineError> {
+        self.row(tenant, Table::Event, row::key::event(tenant, scope, seq)).await
+    }
+
+    /// A row by its key. One that was written a moment ago, as most that are asked for, comes from memory, which spares
+    /// two changes of threads.
+    async fn row<T: Row + Send + 'static>(
+        &self,
+        tenant: TenantId,
+        table: Table,
+        key: Vec<u8>,
+    ) -> Result<Option<T>, EngineError> {
+        let reader = self.reader(tenant);
+        let recent = reader.recent_row(table, &key);
+        match recent.map_err(|error| EngineError::Unreadable { cause: error.to_string() })? {
+            Some(recent) => Ok(recent),
+            None => self.read(tenant, move |reader| reader.row(table, &key)).await,
+        }
+    }
+
     /// Runs a read where it may block.
     ///
     /// # Errors
@@ -297,7 +350,7 @@ impl Engine {
         let _waits = RunWait { hub: self.hub(), tenant, run };
         loop {
             let ended = self.hub().run_ended(tenant, run);
-            match self.read(tenant, move |reader| reader.run(tenant, run)).await? {
+            match self.run(tenant, run).await? {
                 Some(row) if row.state.ended() => return Ok(row),
                 Some(_) => {}
                 None => return Err(EngineError::Refused(mainspring_core::Refusal::NoRun { run })),

@@ -326,7 +326,7 @@ async fn begin(ctx: &Context, asked: &FollowUp) -> Result<Begun, Failure> {
         let error = format!("the run's key must be the session, and of this tenant: {:?}", asked.session);
         return Ok(Begun::Refused { error });
     }
-    let row = client.engine().read(tenant, move |reader| reader.run(tenant, own)).await.map_err(passing)?;
+    let row = client.engine().run(tenant, own).await.map_err(passing)?;
     let since_ms = row.ok_or_else(|| Failure::retryable("the run's own row is not there"))?.created_at;
     if let Err(bad) = asked.check(since_ms) {
         return Ok(Begun::Refused { error: bad.to_string() });
@@ -356,7 +356,7 @@ pub async fn namesake(
         if than.is_some_and(|than| run >= than) {
             break;
         }
-        let row = engine.read(tenant, move |reader| reader.run(tenant, run)).await?;
+        let row = engine.run(tenant, run).await?;
         let Some(input) = row.and_then(|row| row.input) else { continue };
         let asked = serde_json::from_slice::<FollowUp>(&engine.payload(tenant, input).await?);
         if let Ok(asked) = asked

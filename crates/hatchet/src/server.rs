@@ -108,7 +108,7 @@ impl Hatchet {
 
     /// A task's run must be there.
     pub(crate) async fn must_exist(&self, tenant: TenantId, task: TaskId) -> Result<(), Status> {
-        let found = self.engine().read(tenant, move |reader| reader.task(tenant, task)).await;
+        let found = self.engine().task(tenant, task).await;
         match found.map_err(|error| status::failed(&error))? {
             Some(_) => Ok(()),
             None => {

@@ -244,7 +244,7 @@ impl Stream {
     /// SDKs look the attempt up by the ids and the retry count of its start, and read nothing else.
     async fn cancel(&self, task: mainspring_core::TaskId, attempt: u32) -> Result<Option<AssignedAction>, EngineError> {
         let tenant = self.tenant;
-        let run = self.hatchet.engine().read(tenant, move |reader| reader.run(tenant, task.run)).await?;
+        let run = self.hatchet.engine().run(tenant, task.run).await?;
         let Some(run) = run else { return Ok(None) };
         let task_id = names::task_id(task, usize::from(run.tasks));
         Ok(Some(AssignedAction {

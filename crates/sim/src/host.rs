@@ -60,6 +60,8 @@ struct State {
 struct Clock {
     sim: Sim,
     ahead_ms: AtomicI64,
+    /// The furthest it has been ahead.
+    furthest_ms: AtomicI64,
     chance: Mutex<Chance>,
 }
 
@@ -81,7 +83,12 @@ impl Host {
     /// A new machine that nothing runs on.
     pub fn new(sim: &Sim) -> Host {
         let disk = SimDisk::new(sim.fork());
-        let clock = Clock { sim: sim.clone(), ahead_ms: AtomicI64::new(0), chance: Mutex::new(sim.fork()) };
+        let clock = Clock {
+            sim: sim.clone(),
+            ahead_ms: AtomicI64::new(0),
+            furthest_ms: AtomicI64::new(0),
+            chance: Mutex::new(sim.fork()),
+        };
         let state = State {
             chance: sim.fork(),
             tables: Vec::new(),
@@ -142,7 +149,16 @@ impl Host {
 
     /// Lets the clock jump.
     pub fn jump_clock(&self, ms: i64) {
-        self.0.clock.ahead_ms.fetch_add(ms, Ordering::Relaxed);
+        let ahead_ms = self.0.clock.ahead_ms.fetch_add(ms, Ordering::Relaxed) + ms;
+        self.0.clock.furthest_ms.fetch_max(ahead_ms, Ordering::Relaxed);
+    }
+
+    /// By how much the clock may be behind what somebody has reckoned with: what was due at a time it told before it was
+    /// set back comes so much later.
+    pub fn clock_behind_ms(&self) -> u64 {
+        let clock = &self.0.clock;
+        let behind_ms = clock.furthest_ms.load(Ordering::Relaxed) - clock.ahead_ms.load(Ordering::Relaxed);
+        behind_ms.unsigned_abs()
     }
 
     /// Another version of the code runs from the next start on.

@@ -253,7 +253,10 @@ fn summarise(tally: &Tally, from: u64, took: Duration) {
     if tally.broken.is_empty() {
         println!("no promise was broken");
     } else {
-        let first: Vec<u64> = tally.broken.iter().map(|(seed, _)| *seed).take(20).collect();
-        println!("{} seeds broke a promise, among them {first:?}", tally.broken.len());
+        // Said again, because whoever reads a long output reads its end.
+        for (seed, what) in tally.broken.iter().take(20) {
+            println!("seed {seed}: {what}");
+        }
+        println!("{} seeds broke a promise", tally.broken.len());
     }
 }

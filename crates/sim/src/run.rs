@@ -19,8 +19,8 @@ use crate::sim::Sim;
 use crate::tables::TableFaults;
 use crate::workers;
 
-/// Simulated time in which everything must have come to its end after the last fault. The longest chain of waits is a
-/// reply's delivery, tried again after 1, 5, 25 and then 60 seconds.
+/// Simulated time in which everything must have come to its end after the last fault, if the clock was not set back. The
+/// longest chain of waits is a reply's delivery, tried again after 1, 5, 25 and then 60 seconds.
 const REST_MS_MAX: u64 = 400_000;
 /// Workers outside the process, for each tenant. The last is enrolled.
 pub(crate) const WORKERS: u64 = 3;
@@ -220,7 +220,8 @@ async fn come_to_rest(host: &Host, clients: Vec<JoinHandle<()>>) {
 /// Waits until nothing is left to do.
 async fn rest(host: &Host, clients: &[JoinHandle<()>]) {
     let sim = host.sim();
-    let until = sim.now() + REST_MS_MAX;
+    let rest_ms_max = REST_MS_MAX + host.clock_behind_ms();
+    let until = sim.now() + rest_ms_max;
     while !over(sim) {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let finished = clients.iter().all(JoinHandle::is_finished);
@@ -229,7 +230,7 @@ async fn rest(host: &Host, clients: &[JoinHandle<()>]) {
             return;
         }
         if sim.now() > until {
-            return explain(host, finished).await;
+            return explain(host, finished, rest_ms_max).await;
         }
     }
 }
@@ -240,7 +241,7 @@ fn is_applied(host: &Host) -> bool {
 }
 
 /// Says what never ended, and why it waits.
-async fn explain(host: &Host, finished: bool) {
+async fn explain(host: &Host, finished: bool, rest_ms_max: u64) {
     let open: Vec<(u128, u128, String)> = {
         let shared = host.sim().lock();
         shared
@@ -250,7 +251,7 @@ async fn explain(host: &Host, finished: bool) {
             .map(|run| (run.tenant, run.id, format!("{} is {}", run.workflow, run.state)))
             .collect()
     };
-    let mut text = format!("not at rest {} s after the last fault", REST_MS_MAX / 1_000);
+    let mut text = format!("not at rest {} s after the last fault", rest_ms_max / 1_000);
     if !finished {
         text.push_str("; a client still waits to be answered");
     }

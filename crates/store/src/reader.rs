@@ -99,7 +99,7 @@ impl Reader {
     /// # Errors
     /// [`TablesError`].
     pub fn run(&self, tenant: TenantId, id: RunId) -> Result<Option<RunRow>, TablesError> {
-        self.decoded(Table::Run, &row::key::run(tenant, id))
+        self.row(Table::Run, &row::key::run(tenant, id))
     }
 
     /// A task.
@@ -107,7 +107,7 @@ impl Reader {
     /// # Errors
     /// [`TablesError`].
     pub fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskRow>, TablesError> {
-        self.decoded(Table::Task, &row::key::task(tenant, id))
+        self.row(Table::Task, &row::key::task(tenant, id))
     }
 
     /// All tasks of a run, in order.
@@ -133,7 +133,7 @@ impl Reader {
     /// # Errors
     /// [`TablesError`].
     pub fn message(&self, tenant: TenantId, id: MessageId) -> Result<Option<MessageRow>, TablesError> {
-        self.decoded(Table::Message, &row::key::message(tenant, id))
+        self.row(Table::Message, &row::key::message(tenant, id))
     }
 
     /// A payload's bytes.
@@ -213,14 +213,6 @@ impl Reader {
             }
         }
         Ok(events)
-    }
-
-    /// An event of a scope by its number.
-    ///
-    /// # Errors
-    /// [`TablesError`].
-    pub fn event_of(&self, tenant: TenantId, scope: Option<&str>, seq: u64) -> Result<Option<EventRow>, TablesError> {
-        self.decoded(Table::Event, &row::key::event(tenant, scope, seq))
     }
 
     /// The latest `limit` events of a scope, newest first. May lag.
@@ -391,7 +383,7 @@ impl Reader {
             Need::Task(task) => self.task(tenant, task)?.map(Fact::Task),
             Need::Document(key) => self.document(tenant, &key)?.map(Fact::Document),
             Need::Journal(task, position) => {
-                self.decoded(Table::Journal, &row::key::journal(tenant, task, position))?.map(Fact::Journal)
+                self.row(Table::Journal, &row::key::journal(tenant, task, position))?.map(Fact::Journal)
             }
         };
         Ok(found.unwrap_or(Fact::Missing))
@@ -402,7 +394,7 @@ impl Reader {
     /// # Errors
     /// [`TablesError`].
     pub fn document(&self, tenant: TenantId, key: &DocumentKey) -> Result<Option<DocumentRow>, TablesError> {
-        self.decoded(Table::Document, &row::key::document(tenant, key))
+        self.row(Table::Document, &row::key::document(tenant, key))
     }
 
     /// The versions of a document that are kept, newest first, with their numbers in the rows. May lag.
@@ -477,8 +469,21 @@ impl Reader {
         Ok(Some(Fact::Whole(run, tasks, children.collect::<Result<_, TablesError>>()?)))
     }
 
-    fn decoded<T: row::Row>(&self, table: Table, key: &[u8]) -> Result<Option<T>, TablesError> {
+    /// A row by its key.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn row<T: row::Row>(&self, table: Table, key: &[u8]) -> Result<Option<T>, TablesError> {
         self.get(table, key)?.map(|body| decode(table, &body)).transpose()
+    }
+
+    /// A row by its key, if it was written or deleted so lately that the tables don't have it yet. Does not block.
+    ///
+    /// # Errors
+    /// [`TablesError::Row`].
+    pub fn recent_row<T: row::Row>(&self, table: Table, key: &[u8]) -> Result<Option<Option<T>>, TablesError> {
+        let recent = self.unapplied.get(table, key);
+        recent.map(|row| row.map(|body| decode(table, &body)).transpose()).transpose()
     }
 }
 

@@ -34,8 +34,8 @@ export const tools = [
       await page.click('[data-testid="executions-link"]');
       await page.sees('[data-testid="execution-row"]', "trip.book");
       await page.click('[data-testid="execution-row"] a');
-      expect((await page.address()).endsWith(`/tools/executions/${id}`), "the row should lead to its execution");
       await page.sees(`${step("payment")} [data-testid="undo"]`, "Being undone by payment.refund");
+      expect((await page.address()).endsWith(`/tools/executions/${id}`), "the row should lead to its execution");
       page.serverIsGone();
       await t.server.kill();
       expect(!(await t.outside.acts()).includes("undo flight"), "the server should be killed before everything is undone");

@@ -15,7 +15,7 @@ mod sink;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
@@ -24,7 +24,7 @@ use self::books::Books;
 use self::check::Findings;
 use self::load::{Counts, Talkers};
 use self::sink::Sink;
-use crate::dice::Dice;
+use crate::dice::{self, Dice};
 use crate::http::Http;
 use crate::server::Place;
 use crate::workspace::Workspace;
@@ -67,12 +67,10 @@ impl OnMessage {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
-    let clock =
-        || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64 % 1_000_000_000);
-    let seed = args.seed.unwrap_or_else(clock);
+    let seed = args.seed.unwrap_or_else(dice::seed_by_clock);
     let by_seed = if seed.is_multiple_of(2) { OnMessage::Queue } else { OnMessage::Supersede };
     let policy = args.on_message.unwrap_or(by_seed).word();
-    let binary = workspace.release_binary()?;
+    let binary = workspace.server_binary()?;
     let parent = match &args.dir {
         Some(dir) => dir.clone(),
         None => workspace.scratch("chaos")?,

@@ -11,7 +11,7 @@ mod tools;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -20,7 +20,7 @@ use self::check::{Findings, Outside};
 use self::provider::Provider;
 use self::proxy::Proxy;
 use self::tools::{Accepted, Callers};
-use crate::dice::Dice;
+use crate::dice::{self, Dice};
 use crate::http::Http;
 use crate::server::Place;
 use crate::workspace::Workspace;
@@ -44,19 +44,11 @@ pub(crate) struct Args {
     /// Where its directory is made and kept [default: below the builds, removed when all was well].
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// A server that is built already [default: the release build].
-    #[arg(long)]
-    binary: Option<PathBuf>,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
-    let clock =
-        || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64 % 1_000_000_000);
-    let seed = args.seed.unwrap_or_else(clock);
-    let binary = match &args.binary {
-        Some(binary) => binary.clone(),
-        None => workspace.release_binary()?,
-    };
+    let seed = args.seed.unwrap_or_else(dice::seed_by_clock);
+    let binary = workspace.server_binary()?;
     let parent = match &args.dir {
         Some(dir) => dir.clone(),
         None => workspace.scratch("chaos")?,

@@ -8,9 +8,9 @@
 mod check;
 mod receiver;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::check::Owed;
 use self::receiver::Receiver;
-use crate::dice::Dice;
+use crate::dice::{self, Dice};
 use crate::http::Http;
 use crate::server::Place;
 use crate::tools::{self, NODE, Tool};
@@ -45,9 +45,6 @@ pub(crate) struct Args {
     /// Chance, for a run like an earlier one [default: from the clock].
     #[arg(long)]
     seed: Option<u64>,
-    /// The server to test [default: the release build].
-    #[arg(long)]
-    binary: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -57,13 +54,8 @@ struct Made {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
-    let clock =
-        || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64 % 1_000_000_000);
-    let seed = args.seed.unwrap_or_else(clock);
-    let binary = match &args.binary {
-        Some(binary) => binary.clone(),
-        None => workspace.release_binary()?,
-    };
+    let seed = args.seed.unwrap_or_else(dice::seed_by_clock);
+    let binary = workspace.server_binary()?;
     let parent = workspace.scratch("chaos")?;
     let dir = tempfile::Builder::new().prefix(&format!("webhooks-{seed}-")).tempdir_in(&parent)?.keep();
     println!("{} s, seed {seed}, in {}", args.seconds, dir.display());

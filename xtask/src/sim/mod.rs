@@ -3,6 +3,8 @@
 
 mod mutations;
 
+use std::process::Command;
+
 use anyhow::bail;
 
 use crate::workspace::Workspace;
@@ -24,17 +26,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     if args.mutations {
         return mutations::run(workspace, &args.rest);
     }
-    let mut command = workspace.cargo(&[
-        "run",
-        "--profile",
-        "sim",
-        "--quiet",
-        "--package",
-        "mainspring-sim",
-        "--bin",
-        "mainspring-sim",
-    ]);
-    command.arg("--").args(args.hour.then_some("--hour"));
+    workspace.build(&["--bin", "mainspring-sim"])?;
+    let mut command = Command::new(workspace.target_dir.join("debug").join("mainspring-sim"));
+    command.current_dir(&workspace.root);
+    command.args(args.hour.then_some("--hour"));
     let ended = command.args(&args.rest).status()?;
     if !ended.success() {
         bail!("the simulator ended with {ended}");

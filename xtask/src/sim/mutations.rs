@@ -292,12 +292,12 @@ pub(super) fn run(workspace: &Workspace, rest: &[String]) -> anyhow::Result<()> 
     let target = workspace.scratch("mutations/build")?;
     println!("building a copy with {} bugs", MUTATIONS.len());
     let built = Command::new("cargo")
-        .args(["build", "--profile", "sim", "--quiet", "--package", "mainspring-sim"])
+        .args(["build", "--quiet", "--package", "mainspring-sim"])
         .current_dir(&tree)
         .env("CARGO_TARGET_DIR", &target)
         .status()?;
     ensure!(built.success(), "the copy with the bugs does not build: its words no longer fit the code around them");
-    let binary = target.join("sim").join("mainspring-sim");
+    let binary = target.join("debug").join("mainspring-sim");
     let mut missed = Vec::new();
     println!("{:>8}  bug", "seed");
     let none = find(&binary, 0, 200)?;

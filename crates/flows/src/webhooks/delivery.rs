@@ -167,7 +167,9 @@ async fn deliver(ctx: &Context, owed: &Owed, webhooks: &Webhooks) -> Result<Ende
     }
     let mut tried = owed.tried;
     loop {
-        let made = ctx.run("attempt", || async {
+        // Nothing noted stands before it: each way back to here waits. A crash before it is on record repeats the request,
+        // as a crash in its middle does, and the endpoint knows it by its id.
+        let made = ctx.note("attempt", || async {
             webhooks.attempt(owed, tried + 1).await.map_err(|error| Failure::GivenUp(error.to_string()))
         });
         match made.await? {
@@ -188,7 +190,7 @@ async fn deliver(ctx: &Context, owed: &Owed, webhooks: &Webhooks) -> Result<Ende
             }
             Tried::Made { attempt, next, in_place } => {
                 tried += 1;
-                ctx.emit_to(ATTEMPT_EVENT, &scope, &attempt).await?;
+                ctx.emit_to_with_next(ATTEMPT_EVENT, &scope, &attempt).await?;
                 match next {
                     Next::Delivered => return Ok(Ended::Delivered),
                     Next::Again(wait_ms) if in_place => ctx.sleep(Duration::from_millis(wait_ms)).await?,

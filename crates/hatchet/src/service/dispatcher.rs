@@ -203,7 +203,7 @@ impl Dispatcher for Hatchet {
                 after_ms: event.retry_after_ms.and_then(|ms| u64::try_from(ms).ok()),
             }),
             StepActionEventType::StepEventTypeCancelled => {
-                let found = self.engine().read(tenant, move |reader| reader.task(tenant, task)).await;
+                let found = self.engine().task(tenant, task).await;
                 let current = found.map_err(|error| status::failed(&error))?.is_some_and(|row| row.attempt == attempt);
                 current.then(|| Command::CancelTask { task, reason: "its worker cancelled it".to_owned() })
             }

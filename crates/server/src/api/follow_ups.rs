@@ -337,7 +337,7 @@ impl From<BadFollowUp> for Problem {
 /// A follow-up and its run, or `None` if the tenant has none of this id.
 async fn view(client: &Client, id: RunId) -> Result<Option<(RunRow, FollowUpView)>, Problem> {
     let (engine, tenant) = (client.engine(), client.tenant());
-    let Some(row) = engine.read(tenant, move |reader| reader.run(tenant, id)).await? else { return Ok(None) };
+    let Some(row) = engine.run(tenant, id).await? else { return Ok(None) };
     if row.workflow != follow_up::WORKFLOW {
         return Ok(None);
     }
