@@ -28,9 +28,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     }
     workspace.build(&["--bin", "mainspring-sim"])?;
     let mut command = Command::new(workspace.target_dir.join("debug").join("mainspring-sim"));
-    command.current_dir(&workspace.root);
-    command.args(args.hour.then_some("--hour"));
-    let ended = command.args(&args.rest).status()?;
+    command.current_dir(&workspace.root).args(args.hour.then_some("--hour")).args(&args.rest);
+    let ended = command.status()?;
     if !ended.success() {
         bail!("the simulator ended with {ended}");
     }
