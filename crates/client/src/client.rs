@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainspring_core::command::{Idempotency, Record};
 use mainspring_core::id::fingerprint;
-use mainspring_core::row::{ChildOf, DocumentRow, EventRow, JournalRow, PayloadRef, RunRow, RunState};
+use mainspring_core::row::{ChildOf, DocumentRow, EventRow, JournalRow, PayloadRef, RunRow, RunState, TaskRow};
 use mainspring_core::workflow::WorkflowDef;
 use mainspring_core::{
     Admission, Command, DocumentKey, Fence, Guard, MessageId, PutDocument, Refusal, Reply, RunId, Start, TaskId,
@@ -215,6 +215,15 @@ impl Client {
     pub async fn run(&self, run: RunId) -> Result<Option<RunRow>, ClientError> {
         let tenant = self.tenant;
         Ok(patiently(|| self.engine.run(tenant, run)).await?)
+    }
+
+    /// A task as it stands: with what it waits for. `None` if there is none, or its run is removed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn task(&self, task: TaskId) -> Result<Option<TaskRow>, ClientError> {
+        let tenant = self.tenant;
+        Ok(patiently(|| self.engine.task(tenant, task)).await?)
     }
 
     /// Sends a message to the inbox of (workflow, key). Durable when it returns.

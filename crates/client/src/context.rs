@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainspring_core::effect::Lineage;
 use mainspring_core::journal::{ChildEnd, Commit, Completion, Request, Wait};
+use mainspring_core::rate::RateUse;
 use mainspring_core::row::{OnParentEnd, RunState};
 use mainspring_core::{Command, Fence, MessageId, Reply, RunId};
 use serde::de::DeserializeOwned;
@@ -354,6 +355,23 @@ impl Context {
     /// A [`Failure`] that ends the function: pass it on.
     pub async fn sleep(&self, duration: Duration) -> Result<(), Failure> {
         self.journal.entry(Request::Sleep { duration_ms: millis(duration) }).await.map(|_| ())
+    }
+
+    /// Takes from a rate limit, waiting for its next window as long as it is short, or until a time (milliseconds since the
+    /// Unix epoch): then it answers false. Of several that wait, any may be first.
+    ///
+    /// # Errors
+    /// [`Failure::Final`] if the limit never has that much, or the tenant has too many limits; other variants end the
+    /// function.
+    pub async fn take(&self, from: RateUse, until: Option<u64>) -> Result<bool, Failure> {
+        loop {
+            match self.journal.entry(Request::Take { from: from.clone(), until }).await? {
+                Completion::Bool(taken) => return Ok(taken),
+                Completion::Failed(error) => return Err(Failure::Final(error)),
+                // The window is over.
+                _ => {}
+            }
+        }
     }
 
     /// Takes up to `messages_max` messages from the inbox, waiting up to `timeout` for the first.

@@ -32,6 +32,7 @@ mod failure;
 mod feed;
 mod journal;
 mod saga;
+mod streams;
 mod worker;
 
 pub use client::{Accepted, Client, ClientError, SendOptions, StartOptions};
@@ -41,13 +42,16 @@ pub use feed::FeedPosition;
 pub use mainspring_core::FEED_POSITION;
 pub use mainspring_core::command::{Record, Start};
 pub use mainspring_core::effect::Lineage;
-pub use mainspring_core::journal::Commit;
+pub use mainspring_core::journal::{Commit, PendingKind};
 pub use mainspring_core::rate::RateUse;
+pub use mainspring_core::row::{DeadLetter, StreamEntryRow};
 pub use mainspring_core::row::{DocumentRow, EventRow, OnParentEnd, RunRow, RunState};
+pub use mainspring_core::stream::{DEAD_LETTERS, Letter, NewEntry, Place, Span, StreamSettings, view};
 pub use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, TaskDef, WorkflowDef};
 pub use mainspring_core::{
     Admission, DocumentKey, Fence, Guard, MessageId, PutDocument, Refusal, RunId, TaskId, TenantId, WorkerId,
 };
 pub use mainspring_engine::{EngineError, EventNotice};
 pub use saga::{ATTENTION, Attention, Step, settle_signal};
+pub use streams::{OldestAt, StreamEntry, Streams, TakeOptions, letter};
 pub use worker::{RunningWorker, TaskContext, Worker};

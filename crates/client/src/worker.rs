@@ -303,6 +303,7 @@ impl Host {
             | Effect::TaskChanged { .. }
             | Effect::Event { .. }
             | Effect::RunEnded { .. }
+            | Effect::StreamStirred { .. }
             | Effect::TokenRevoked { .. } => {}
         }
     }

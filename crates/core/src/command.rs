@@ -14,7 +14,8 @@ use crate::journal::Request;
 use crate::judge::Verdict;
 use crate::place::LabelValue;
 use crate::rate::RateUse;
-use crate::row::{ChildOf, ChildRow, DocumentRow, JournalRow, LogRow, RunRow, RunWishes, TaskRow};
+use crate::row::{ChildOf, ChildRow, DocumentRow, JournalRow, LogRow, RunRow, RunWishes, StreamEntryIdRow, TaskRow};
+use crate::stream::StreamAsk;
 use crate::workflow::WorkflowDef;
 
 /// A worker's claim on one attempt. A claim that is not the current one is refused, whatever it asks.
@@ -430,6 +431,15 @@ pub enum Command {
     },
     /// Asks how the workers stand. Records nothing.
     LookAtWorkers,
+    /// Asks something of a stream.
+    Stream {
+        /// Which.
+        name: String,
+        /// What.
+        ask: StreamAsk,
+    },
+    /// Asks how all streams stand. Records nothing.
+    LookAtStreams,
     /// Counts what is live. Records nothing.
     Count,
 }
@@ -454,6 +464,12 @@ impl Command {
             Command::Advance { puts, starts } => {
                 let bodies = puts.iter().map(|put| put.body.len());
                 bodies.chain(starts.iter().map(|start| start.input.len())).sum()
+            }
+            Command::Stream { ask: StreamAsk::Publish(entries), .. } => {
+                entries.iter().map(|entry| entry.body.len()).sum()
+            }
+            Command::Stream { ask: StreamAsk::GiveUp { letters, .. }, .. } => {
+                letters.iter().map(|letter| letter.entry.body.len()).sum()
             }
             Command::Journal { before, request, .. } => {
                 before.iter().chain([request]).map(Request::payload_bytes).sum()
@@ -490,6 +506,8 @@ impl Command {
             | Command::LookAtInbox { .. }
             | Command::LookAtKey { .. }
             | Command::LookAtWorkers
+            | Command::Stream { .. }
+            | Command::LookAtStreams
             | Command::Count => 0,
         }
     }
@@ -508,6 +526,10 @@ pub enum Need {
     Whole(RunId),
     /// A document.
     Document(DocumentKey),
+    /// Where the entry with a publisher's id is: the stream's number, and the id.
+    StreamEntryId(u32, String),
+    /// The oldest entry that is kept in each partition of the stream with this number.
+    StreamOldest(u32),
 }
 
 /// A fact found, or found missing.
@@ -523,9 +545,17 @@ pub enum Fact {
     Whole(RunRow, Vec<TaskRow>, Vec<(u16, ChildRow)>),
     /// A document.
     Document(DocumentRow),
+    /// Where an entry is.
+    StreamEntryId(StreamEntryIdRow),
+    /// See [`StreamOldest`].
+    StreamOldest(StreamOldest),
     /// There is none.
     Missing,
 }
+
+/// The number of the oldest entry of each partition of a stream that ever had any, by generation and partition: of one
+/// that has none left, the next.
+pub type StreamOldest = Vec<((u32, u16), u64)>;
 
 /// The facts handed in with a command.
 pub type Facts = BTreeMap<Need, Fact>;

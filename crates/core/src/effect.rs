@@ -169,6 +169,13 @@ pub enum Effect {
         /// How.
         state: RunState,
     },
+    /// There may be something new for those who read a stream. *Hint.*
+    StreamStirred {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        stream: String,
+    },
     /// A token was revoked: caches forget it. *Hint.*
     TokenRevoked {
         /// Whose.

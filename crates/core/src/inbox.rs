@@ -61,7 +61,7 @@ impl Step<'_> {
         self.check_message(workflow, key, &payload, max)?;
         self.check_groups(workflow, key, &admission.groups)?;
         // Last, because it takes what it checks.
-        self.admit_message(&admission.rates)?;
+        self.admit_uses(&admission.rates)?;
         let groups: BTreeSet<String> = admission.groups.into_iter().map(|(group, _)| group).collect();
         let (message, run) = self.put_message(workflow, key, payload, groups.into_iter().collect())?;
         self.remember_request(idempotency, Some(message), run);

@@ -21,6 +21,7 @@ use crate::document::{DocumentKey, PutDocument};
 use crate::effect::Effect;
 use crate::id::{MessageId, Ms, RunId, TaskId};
 use crate::machine::{Consequence, Step};
+use crate::rate::RateUse;
 use crate::reply::Refusal;
 use crate::row::{self, EventRow, JournalRow, OnParentEnd, Parent, PayloadRef, RunState, TaskState};
 use crate::run::NewRun;
@@ -130,6 +131,14 @@ pub enum Request {
         /// already, this is not begun, and completes as cancelled.
         guarded: bool,
     },
+    /// Takes from a rate limit. Completes as `true` once taken; if it is short, it waits until the window is over, and
+    /// completes as a sleep does: then ask again. If it is still short when it is too late, it completes as `false`.
+    Take {
+        /// What.
+        from: RateUse,
+        /// From when on it is too late.
+        until: Option<Ms>,
+    },
     /// Closes the inbox and does everything else that goes with it, in one decision or not at all.
     Commit {
         /// What.
@@ -205,6 +214,8 @@ pub enum EntryKind {
     Begin,
     /// A turn committed.
     Commit,
+    /// Taken from a rate limit, or waited for one.
+    Take,
 }
 
 impl EntryKind {
@@ -224,6 +235,7 @@ impl EntryKind {
             EntryKind::Cancel => "cancel",
             EntryKind::Begin => "begin",
             EntryKind::Commit => "commit",
+            EntryKind::Take => "take",
         }
     }
 }
@@ -344,6 +356,7 @@ impl Request {
             | Request::WaitEvent { .. }
             | Request::WaitSignal { .. }
             | Request::Begin { .. }
+            | Request::Take { .. }
             | Request::Cancel { .. } => 0,
         }
     }
@@ -368,6 +381,7 @@ impl Request {
             Request::Cancel { run, .. } => named(EntryKind::Cancel, &run.to_string(), &[]),
             Request::Begin { name, .. } => named(EntryKind::Begin, name, &[]),
             Request::Commit { .. } => named(EntryKind::Commit, "", &[]),
+            Request::Take { from, .. } => named(EntryKind::Take, &from.name, &[]),
         }
     }
 }
@@ -437,6 +451,7 @@ impl Step<'_> {
             Request::Emit { name, scope, data } => self.check_event(name, scope.as_deref(), data),
             Request::Begin { name, .. } => self.check_label("the step's name", name),
             Request::Commit { commit } => self.check_commit(id, commit),
+            Request::Take { from, .. } => self.check_use(from),
             Request::Cancel { .. } => Ok(()),
         }
     }
@@ -609,11 +624,32 @@ impl Step<'_> {
                 Begun::Done(Completion::Unit)
             }
             Request::Commit { commit } => Begun::Done(self.commit(id, *commit, facts)),
+            Request::Take { from, until } => self.take(&from, until),
             Request::Cancel { run, reason } => {
                 let reason = self.kept_text(reason);
                 self.agenda.push_back(Consequence::CancelRun { run, reason });
                 Begun::Done(Completion::Unit)
             }
+        }
+    }
+
+    /// Takes from a limit, or waits for its next window. Whoever waited asks again, and may find it short again.
+    fn take(&mut self, from: &RateUse, until: Option<Ms>) -> Begun {
+        match self.admit_uses(core::slice::from_ref(from)) {
+            Ok(()) => Begun::Done(Completion::Bool(true)),
+            Err(Refusal::TooFast { name, limit, .. }) if from.units > limit => {
+                let units = from.units;
+                let text = format!("limit {name:?} has {limit} in a window, and {units} are never there: take less");
+                Begun::Done(Completion::Failed(text))
+            }
+            Err(Refusal::TooFast { .. }) if until.is_some_and(|until| until <= self.now) => {
+                Begun::Done(Completion::Bool(false))
+            }
+            Err(Refusal::TooFast { retry_after_ms, .. }) => {
+                let again = self.now.saturating_add(retry_after_ms);
+                Begun::Pending(PendingKind::Sleep, Some(until.map_or(again, |until| again.min(until))))
+            }
+            Err(refusal) => Begun::Done(Completion::Failed(refusal.to_string())),
         }
     }
 

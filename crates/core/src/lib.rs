@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`command`] (what may be asked), [`write`] (what is recorded), [`effect`] (what the world must do),
 //! [`reply`] (what is answered), then one file per noun: [`run`], [`task`], [`judge`], [`journal`], [`inbox`], [`key`],
-//! [`event`], [`timer`], [`worker`], [`place`], [`rate`], [`idempotency`], [`token`], [`document`], [`fence`]. [`machine`] ties them together.
+//! [`event`], [`timer`], [`worker`], [`place`], [`rate`], [`idempotency`], [`token`], [`document`], [`fence`], [`stream`]. [`machine`] ties them together.
 
 #![no_std]
 
@@ -34,6 +34,7 @@ mod replay;
 pub mod reply;
 pub mod row;
 pub mod run;
+pub mod stream;
 pub mod task;
 pub mod tenant;
 pub mod timer;

@@ -87,6 +87,21 @@ pub struct Limits {
     /// Bytes of everything that comes with one commit. Kept twice (a document with its history, a message with its event)
     /// and with the copies its events may make, it still fits into one record of the log.
     pub commit_bytes_max: usize,
+    /// Streams per tenant. Each is resident with its partitions and groups.
+    pub streams_max: usize,
+    /// Partitions of one stream: as many consumers of a group can be busy at once.
+    pub stream_partitions_max: usize,
+    /// Groups that read one stream.
+    pub stream_groups_max: usize,
+    /// Consumers of one group.
+    pub stream_consumers_max: usize,
+    /// Entries published, handed out or acknowledged by one command.
+    pub stream_entries_max: usize,
+    /// Bytes of one entry's body. It is read with many others at once.
+    pub stream_entry_bytes_max: usize,
+    /// Entries of one partition that are with its consumer. Bounds what is remembered of them, and is more than any
+    /// consumer works on at once.
+    pub stream_in_hand_max: u64,
     /// Timers fired by one tick. The rest follow in the next, so that one tick never stalls the partition.
     pub timers_per_tick_max: usize,
 }
@@ -132,6 +147,13 @@ impl Default for Limits {
             fact_age_ms_max: 20_000,
             commit_parts_max: 200,
             commit_bytes_max: 8 * 1024 * 1024,
+            streams_max: 1_000,
+            stream_partitions_max: 256,
+            stream_groups_max: 100,
+            stream_consumers_max: 1_000,
+            stream_entries_max: 1_000,
+            stream_entry_bytes_max: 256 * 1024,
+            stream_in_hand_max: 10_000,
             timers_per_tick_max: 1_000,
         }
     }

@@ -128,6 +128,9 @@ impl Core {
             }
             _ => Vec::new(),
         };
+        if let Command::Stream { name, ask } = command {
+            return tenant.stream_needs(name, ask);
+        }
         before.into_iter().chain(Core::need(tenant, command)).chain(documents).collect()
     }
 
@@ -181,6 +184,8 @@ impl Core {
             | Command::LookAtInbox { .. }
             | Command::LookAtKey { .. }
             | Command::LookAtWorkers
+            | Command::Stream { .. }
+            | Command::LookAtStreams
             | Command::Count => None,
         }
     }
@@ -338,6 +343,8 @@ impl Step<'_> {
             Command::LookAtInbox { workflow, key } => Ok(Reply::Inbox(self.look_at_inbox(workflow, key))),
             Command::LookAtKey { workflow, key } => Ok(Reply::OfKey(self.look_at_key(workflow, key))),
             Command::LookAtWorkers => Ok(Reply::Workers(self.look_at_workers())),
+            Command::Stream { name, ask } => self.ask_stream(&name, ask, facts),
+            Command::LookAtStreams => Ok(self.look_at_streams()),
             Command::Count => Ok(Reply::Counts(self.t.counts())),
         }
     }
@@ -353,6 +360,7 @@ impl Step<'_> {
             TimerKey::Refill => self.refill(),
             TimerKey::Idempotency => self.expire_idempotency(),
             TimerKey::Marks => self.forget_marks(),
+            TimerKey::EntryMarks => self.forget_entry_marks(),
         }
     }
 

@@ -104,6 +104,11 @@ impl Step<'_> {
         Ok(())
     }
 
+    /// Checks what is taken from a limit.
+    pub(crate) fn check_use(&self, rate_use: &RateUse) -> Result<(), Refusal> {
+        self.check_key("the limit's name", &rate_use.name)
+    }
+
     /// Makes sure that the limits a task brings along may exist, before it is queued for them.
     pub(crate) fn admit_rates(&mut self, uses: &[RateUse]) -> Result<(), Refusal> {
         for rate_use in uses {
@@ -175,14 +180,14 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Takes what a message needs from its limits, or refuses it and takes nothing.
-    pub(crate) fn admit_message(&mut self, uses: &[RateUse]) -> Result<(), Refusal> {
+    /// Takes what is needed from limits at once, or refuses and takes nothing.
+    pub(crate) fn admit_uses(&mut self, uses: &[RateUse]) -> Result<(), Refusal> {
         if uses.is_empty() {
             return Ok(());
         }
         let now = self.now;
         for rate_use in uses {
-            self.check_key("the limit's name", &rate_use.name)?;
+            self.check_use(rate_use)?;
         }
         let units = units_by_name(uses);
         let fresh = units.keys().filter(|name| !self.t.rates.contains_key(**name)).count();

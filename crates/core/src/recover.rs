@@ -15,13 +15,18 @@ use crate::machine::{Core, Moment};
 use crate::rate::Rate;
 use crate::row::{
     self, BadRow, ChildRow, IdempotencyRow, InboxRow, MessageRow, MessageState, MetaRow, RateRow, Row, RunRow,
-    RunState, TaskRow, TaskState, TenantRow, TokenRow, WorkerRow, WorkflowRow,
+    RunState, StreamGroupRow, StreamPartRow, StreamProgressRow, StreamRow, TaskRow, TaskState, TenantRow, TokenRow,
+    WorkerRow, WorkflowRow,
 };
 use crate::run::Run;
+use crate::stream::{Group, Stream};
 use crate::task::{spot_of, wants_of};
 use crate::timer::TimerKey;
 use crate::worker::Worker;
 use crate::write::{Op, Out, Table};
+
+/// Rows of one table, in key order.
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Rows that do not make a core.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,8 +73,13 @@ impl Recovery {
             | Table::Token
             | Table::Worker
             | Table::Rate
-            | Table::Child => true,
+            | Table::Child
+            | Table::Stream
+            | Table::StreamPart
+            | Table::StreamGroup
+            | Table::StreamProgress => true,
             Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => false,
+            Table::StreamEntry | Table::StreamEntryId => false,
         }
     }
 
@@ -94,8 +104,6 @@ impl Recovery {
     /// [`RecoverError`] names the table or the contradiction.
     pub fn finish(mut self, limits: Limits) -> Result<Core, RecoverError> {
         let mut core = Core::new(limits);
-        // Rows of one table, in key order.
-        type Rows = Vec<(Vec<u8>, Vec<u8>)>;
         let mut rows: BTreeMap<Table, Rows> = BTreeMap::new();
         while let Some(((table, key), body)) = self.rows.pop_first() {
             rows.entry(table).or_default().push((key, body));
@@ -147,6 +155,9 @@ impl Recovery {
                 core.tenants.entry(tenant_of(&key)?).or_default().tokens.insert(id, row);
             }
         }
+        let [streams, parts, groups, progress] =
+            [Table::Stream, Table::StreamPart, Table::StreamGroup, Table::StreamProgress].map(&mut take);
+        load_streams(&mut core, streams, parts, groups, progress)?;
         derive(&mut core)?;
         Ok(core)
     }
@@ -282,6 +293,50 @@ fn load_message(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverE
     let side = if row.state == MessageState::Unread { &mut inbox.unread } else { &mut inbox.received };
     side.insert(row.seq, (id, row));
     Ok(())
+}
+
+fn load_streams(core: &mut Core, streams: Rows, parts: Rows, groups: Rows, progress: Rows) -> Result<(), RecoverError> {
+    let mut names: BTreeMap<(TenantId, u32), String> = BTreeMap::new();
+    for (key, body) in streams {
+        let name = row::key::stream_of(&key).ok_or_else(|| inconsistent("a stream's key"))?;
+        let row = read::<StreamRow>(Table::Stream, &body)?;
+        let tenant = tenant_of(&key)?;
+        names.insert((tenant, row.number), name.into());
+        let stream = Stream { row, parts: BTreeMap::new(), groups: BTreeMap::new() };
+        core.tenants.entry(tenant).or_default().streams.insert(name.into(), stream);
+    }
+    for (key, body) in parts {
+        let part = row::key::stream_part_of(&key).ok_or_else(|| inconsistent("the key of a stream's partition"))?;
+        let row = read::<StreamPartRow>(Table::StreamPart, &body)?;
+        stream_mut(core, &names, &key)?.parts.insert(part, row);
+    }
+    for (key, body) in groups {
+        let name = row::key::stream_group_of(&key).ok_or_else(|| inconsistent("the key of a stream's group"))?;
+        let group = Group { row: read::<StreamGroupRow>(Table::StreamGroup, &body)?, progress: BTreeMap::new() };
+        stream_mut(core, &names, &key)?.groups.insert(name.into(), group);
+    }
+    for (key, body) in progress {
+        let bad = || inconsistent("the key of a group's progress");
+        let name = row::key::stream_progress_of(&key).ok_or_else(bad)?;
+        let (_, partition) = row::key::stream_part_of(&key).ok_or_else(bad)?;
+        let row = read::<StreamProgressRow>(Table::StreamProgress, &body)?;
+        let group = stream_mut(core, &names, &key)?.groups.get_mut(name);
+        group.ok_or_else(|| inconsistent("a progress without its group"))?.progress.insert(partition, row);
+    }
+    Ok(())
+}
+
+/// The stream in whose number a row lies.
+fn stream_mut<'c>(
+    core: &'c mut Core,
+    names: &BTreeMap<(TenantId, u32), String>,
+    key: &[u8],
+) -> Result<&'c mut Stream, RecoverError> {
+    let none = || inconsistent("a row of a stream that is not there");
+    let tenant = tenant_of(key)?;
+    let number = row::key::stream_number_of(key).ok_or_else(none)?;
+    let name = names.get(&(tenant, number)).ok_or_else(none)?;
+    core.tenants.get_mut(&tenant).and_then(|tenant| tenant.streams.get_mut(name)).ok_or_else(none)
 }
 
 /// Fills in what follows from the rows: queues, keys, workers' hands, waits, children, timers.

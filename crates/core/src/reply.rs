@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::id::{MessageId, Ms, RunId, VersionId, WorkerId};
 use crate::journal::Completion;
+use crate::stream::{Place, StreamReply};
 use crate::workflow::BadDefinition;
 
 /// An answer to a command. It is given once what it says is durable.
@@ -88,6 +89,8 @@ pub enum Reply {
     OfKey(Vec<RunId>),
     /// How the workers stand.
     Workers(Vec<WorkerView>),
+    /// What a stream answers.
+    Stream(StreamReply),
     /// What is live.
     Counts(Counts),
 }
@@ -323,6 +326,45 @@ pub enum Refusal {
         /// The key.
         key: String,
     },
+    /// No such stream.
+    #[error("there is no stream {name:?}: publish to it, or create it, or check the spelling")]
+    NoStream {
+        /// The name asked for.
+        name: String,
+    },
+    /// No such group of a stream.
+    #[error("stream {stream:?} has no group {group:?}: take from it first, which creates the group")]
+    NoStreamGroup {
+        /// The stream.
+        stream: String,
+        /// The group asked for.
+        group: String,
+    },
+    /// An entry that was never published.
+    #[error("stream {stream:?} has no entry {place}: acknowledge what was handed out")]
+    NoEntry {
+        /// The stream.
+        stream: String,
+        /// The place asked for.
+        place: Place,
+    },
+    /// So much waits in a stream that no more is taken.
+    #[error(
+        "stream {stream:?} is full: {waiting} {unit} wait for group {group:?}, {max} may: let its consumers catch up, \
+         add some, raise the limit, or drop the group if nobody reads for it"
+    )]
+    StreamFull {
+        /// The stream.
+        stream: String,
+        /// The group that is furthest behind.
+        group: String,
+        /// How many wait for it.
+        waiting: u64,
+        /// The limit.
+        max: u64,
+        /// Of what: entries or bytes.
+        unit: &'static str,
+    },
     /// Something is longer than allowed.
     #[error("{what} has {found} bytes, at most {max} are allowed")]
     TooLarge {
@@ -410,6 +452,10 @@ impl Refusal {
             Refusal::NoInbox { .. } => "inbox_missing",
             Refusal::KeyMissing { .. } => "key_missing",
             Refusal::IdempotencyConflict { .. } => "idempotency_conflict",
+            Refusal::NoStream { .. } => "stream_unknown",
+            Refusal::NoStreamGroup { .. } => "stream_group_unknown",
+            Refusal::NoEntry { .. } => "entry_unknown",
+            Refusal::StreamFull { .. } => "stream_full",
             Refusal::TooLarge { .. } => "too_large",
             Refusal::Empty { .. } => "empty",
             Refusal::Full { .. } => "limit_reached",

@@ -4,6 +4,7 @@
 //! version with its own struct; the old one stays here to be read. `tests/golden.rs` pins the bytes.
 
 pub mod key;
+mod stream;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -18,6 +19,11 @@ use crate::journal::{Completion, EntryKind, Pending};
 use crate::place::{LabelValue, LabelWish};
 use crate::rate::RateUse;
 use crate::workflow::{WorkflowDef, older};
+
+pub use stream::{
+    DeadLetter, Generation, StreamEntryIdRow, StreamEntryRow, StreamGroupRow, StreamPartRow, StreamProgressRow,
+    StreamRow,
+};
 
 /// A row of one table, with the version this release writes it in.
 pub trait Row: Serialize + DeserializeOwned {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::command::{Fact, Facts, Need, Record, Start};
 use crate::effect::Effect;
 use crate::id::{Ms, RunId, TaskId, VersionId};
-use crate::journal::{ChildEnd, Completion, Pending, PendingKind};
+use crate::journal::{ChildEnd, Completion, EntryKind, Pending, PendingKind};
 use crate::machine::{Consequence, End, Step};
 use crate::place::{LabelValue, LabelWish};
 use crate::place::{SLOT, Wants};
@@ -175,7 +175,7 @@ impl Step<'_> {
         self.check_put(&put, fence, guard, event.as_ref(), facts)?;
         self.check_request_to_start(&start)?;
         // The last check, because it takes what it finds.
-        self.admit_message(&rates)?;
+        self.admit_uses(&rates)?;
         let run = self.start_checked(start)?;
         self.put_checked(put, Some(run), fence, guard, event, facts);
         Ok(Reply::Started { run, duplicate: false })
@@ -772,6 +772,7 @@ fn explain_pending(position: u32, pending: &Pending, now: Ms) -> String {
     let left =
         pending.deadline.map(|at| format!(" for at most {} ms more", at.saturating_sub(now))).unwrap_or_default();
     let what = match &pending.kind {
+        PendingKind::Sleep if pending.entry == EntryKind::Take => format!("waits for rate limit {:?}", pending.label),
         PendingKind::Sleep => "sleeps".to_owned(),
         PendingKind::Receive { .. } => "waits for a message".to_owned(),
         PendingKind::Event { name, scope: Some(scope) } => format!("waits for event {name:?} of {scope:?}"),

@@ -19,6 +19,8 @@ use crate::rate::Rate;
 use crate::reply::{Counts, Refusal, Reply};
 use crate::row::{self, IdempotencyRow, PayloadRef, RunState, TaskRow, TaskState, TenantRow, TokenRow, WorkflowRow};
 use crate::run::Run;
+use crate::stream::group::Handing;
+use crate::stream::{IdMarks, Stream};
 use crate::task::Spot;
 use crate::worker::Worker;
 use crate::workflow::{TaskDef, WorkflowDef};
@@ -61,6 +63,13 @@ pub(crate) struct Tenant {
     pub(crate) documents: BTreeMap<DocumentKey, Mark>,
     /// The same in the order they may be forgotten.
     pub(crate) marked: BTreeSet<(Ms, DocumentKey)>,
+    pub(crate) streams: BTreeMap<String, Stream>,
+    /// What is with consumers, by stream and group. Not recorded.
+    pub(crate) handing: BTreeMap<(String, String), Handing>,
+    /// Ids of entries published lately. The others are in the tables only.
+    pub(crate) entry_marks: IdMarks,
+    /// The same in the order they may be forgotten.
+    pub(crate) entry_marks_due: BTreeSet<(Ms, u32, Arc<str>)>,
     /// Inboxes with a live run, by group.
     pub(crate) groups: BTreeMap<String, u32>,
 }

@@ -25,6 +25,8 @@ pub enum TimerKey {
     Idempotency,
     /// The oldest marks of documents are forgotten.
     Marks,
+    /// The oldest marks of entries' ids are forgotten.
+    EntryMarks,
 }
 
 /// All timers of a partition, by due time.

@@ -47,11 +47,23 @@ pub enum Table {
     Document = 17,
     /// Documents, as they stood before.
     Revision = 18,
+    /// Streams.
+    Stream = 19,
+    /// Partitions of streams.
+    StreamPart = 20,
+    /// Entries of streams.
+    StreamEntry = 21,
+    /// Where the entry with a publisher's id is.
+    StreamEntryId = 22,
+    /// Groups that read streams.
+    StreamGroup = 23,
+    /// How far groups have come.
+    StreamProgress = 24,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 18] = [
+    pub const ALL: [Table; 24] = [
         Table::Meta,
         Table::Tenant,
         Table::Workflow,
@@ -70,6 +82,12 @@ impl Table {
         Table::Log,
         Table::Document,
         Table::Revision,
+        Table::Stream,
+        Table::StreamPart,
+        Table::StreamEntry,
+        Table::StreamEntryId,
+        Table::StreamGroup,
+        Table::StreamProgress,
     ];
 
     /// The table with this number.

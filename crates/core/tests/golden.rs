@@ -14,10 +14,12 @@ use mainspring_core::journal::{ChildEnd, Completion, EntryKind, Pending, Pending
 use mainspring_core::place::{Comparator, LabelValue, LabelWish};
 use mainspring_core::rate::RateUse;
 use mainspring_core::row::{
-    BadRow, ChildOf, ChildRow, DocumentRow, EventRef, EventRow, IdempotencyRow, InboxRow, JournalRow, LogRow,
-    MessageRow, MessageState, MetaRow, OnParentEnd, Parent, PayloadRef, RateRow, Row, RunRow, RunState, RunWishes,
+    BadRow, ChildOf, ChildRow, DeadLetter, DocumentRow, EventRef, EventRow, Generation, IdempotencyRow, InboxRow,
+    JournalRow, LogRow, MessageRow, MessageState, MetaRow, OnParentEnd, Parent, PayloadRef, RateRow, Row, RunRow,
+    RunState, RunWishes, StreamEntryIdRow, StreamEntryRow, StreamGroupRow, StreamPartRow, StreamProgressRow, StreamRow,
     TaskRow, TaskState, TenantRow, TokenRow, WorkerRow, WorkflowRow, decode, encode, key,
 };
+use mainspring_core::stream::{Place, partition_of};
 use mainspring_core::workflow::{KeyRule, KeyStrategy, RetryRule, Source, Sticky, TaskDef, When, WorkflowDef};
 use mainspring_core::write::{Op, ops};
 use mainspring_core::{DocumentKey, Out, Table};
@@ -31,6 +33,7 @@ const PAYLOAD: PayloadRef = PayloadRef { id: PayloadId(0x0191_0000_0000_7000_800
 const WORKER: WorkerId = WorkerId(0x0191_0000_0000_7000_8000_0000_0000_0006);
 const TOKEN: TokenId = TokenId(0x0191_0000_0000_7000_8000_0000_0000_0007);
 const VERSION: VersionId = VersionId(0x0191_0000_0000_7000_8000_0000_0000_0008);
+const PLACE: Place = Place { generation: 258, partition: 7, seq: 258 };
 const TASK: TaskId = TaskId { run: RUN, index: 2 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -299,6 +302,47 @@ fn rows_of_documents() {
     pin("document", &document, DOCUMENT);
 }
 
+#[test]
+fn rows_of_streams() {
+    let generations =
+        vec![Generation { number: 0, partitions: 8, since: 5 }, Generation { number: 1, partitions: 256, since: 300 }];
+    let stream = StreamRow {
+        number: 300,
+        generations,
+        keep_ms: 86_400_000,
+        waiting_max: 1_000_000,
+        waiting_bytes_max: 1 << 30,
+        deliveries_max: 5,
+        created_at: 5,
+    };
+    pin("stream", &stream, STREAM);
+    let part = StreamPartRow { next: 300, bytes: 70_000, trail: vec![(3, 5), (300, 70_000)] };
+    pin("part of a stream", &part, STREAM_PART);
+    let text = |text: &str| Some(text.to_owned());
+    let dead = DeadLetter { group: "router".into(), place: PLACE, deliveries: 5, reason: "why".into() };
+    let body = Bytes::from_static(b"{}");
+    let entry = StreamEntryRow { at: 5, key: text("alice"), id: text("e1"), body, dead: Some(dead) };
+    pin("entry of a stream", &entry, STREAM_ENTRY);
+    pin("id of an entry", &StreamEntryIdRow { place: PLACE }, STREAM_ENTRY_ID);
+    pin("group", &StreamGroupRow { generation: 1, created_at: 5, seen_at: 300 }, STREAM_GROUP);
+    let progress = StreamProgressRow {
+        floor: 300,
+        above: vec![(302, 304), (306, 400)],
+        deliveries: BTreeMap::from([(300, 2), (301, 5)]),
+    };
+    pin("progress of a group", &progress, STREAM_PROGRESS);
+}
+
+/// Programs that add entries elsewhere choose the same partitions.
+#[test]
+fn a_key_keeps_its_partition() {
+    let chosen = ["orders:anna:web", "orders:ben:web", "123456789", ""].map(|key| partition_of(key, 8));
+    // The check value of CRC-32C is that of "123456789": e3069283.
+    assert_eq!(chosen[2..], [(0xe306_9283_u32 % 8) as u16, 0]);
+    assert_eq!(partition_of("123456789", 256), 0x83);
+    assert_eq!(chosen, CHOSEN);
+}
+
 /// Every state and completion by its number: a variant put in between would change the meaning of stored rows.
 #[test]
 fn variants_keep_their_numbers() {
@@ -350,6 +394,7 @@ fn variants_keep_their_numbers() {
         EntryKind::Cancel,
         EntryKind::Begin,
         EntryKind::Commit,
+        EntryKind::Take,
     ];
     let messages = [MessageState::Unread, MessageState::Received { run: RUN }, MessageState::Done { run: RUN }];
     let strategies = [KeyStrategy::Queue, KeyStrategy::CancelNewest, KeyStrategy::CancelInProgress];
@@ -452,6 +497,12 @@ fn keys_of_rows() {
         key::log(TENANT, TASK, 258),
         key::document(TENANT, &document_key()),
         key::revision(TENANT, &document_key(), 258),
+        key::stream(TENANT, "orders"),
+        key::stream_part(TENANT, 300, 258, 7),
+        key::stream_entry(TENANT, 300, PLACE),
+        key::stream_entry_id(TENANT, 300, "e1"),
+        key::stream_group(TENANT, 300, "router"),
+        key::stream_progress(TENANT, 300, 258, 7, "router"),
     ];
     let prefix = hex(&TENANT.to_bytes());
     let rests: Vec<String> =
@@ -469,9 +520,14 @@ fn keys_of_rows() {
     assert_eq!(key::rate_of(&keys[13]), Some("calls"));
     assert_eq!(key::document_of(&keys[16]), Some(document_key()));
     assert_eq!((key::task_of(&keys[14]), key::task_of(&keys[15])), (Some(TASK), Some(TASK)));
+    assert_eq!(key::stream_of(&keys[18]), Some("orders"));
+    assert_eq!((key::stream_number_of(&keys[19]), key::stream_part_of(&keys[19])), (Some(300), Some((258, 7))));
+    assert_eq!(key::stream_place_of(&keys[20]), Some(PLACE));
+    assert_eq!(key::stream_group_of(&keys[22]), Some("router"));
+    assert_eq!(key::stream_progress_of(&keys[23]), Some("router"));
     assert!(keys.iter().all(|key| key::tenant_of(key) == Some(TENANT)));
     let numbers: Vec<u8> = Table::ALL.iter().map(|table| *table as u8).collect();
-    assert_eq!(numbers, (1..=18).collect::<Vec<u8>>(), "the tables' numbers are on disk");
+    assert_eq!(numbers, (1..=24).collect::<Vec<u8>>(), "the tables' numbers are on disk");
 }
 
 #[test]
@@ -543,8 +599,15 @@ const TASK_ROW: &str = "030286808080808080808081c0838080808091030103010402050100
 const INBOX: &str = "0282808080808080808081c083808080809103010183808080808080808081c08380808080910304020a757365723a61\
     6c69636503616c6c";
 const DOCUMENT: &str = "01ac02027b7d0501d8040182808080808080808081c083808080809103";
+const STREAM: &str = "01ac0202000805018002ac0280b89929c0843d80808080040505";
+const STREAM_PART: &str = "01ac02f0a204020305ac02f0a204";
+const STREAM_ENTRY: &str = "01050105616c69636501026531027b7d0106726f7574657282020782020503776879";
+const STREAM_ENTRY_ID: &str = "018202078202";
+const STREAM_GROUP: &str = "010105ac02";
+const STREAM_PROGRESS: &str = "01ac0202ae02b002b202900302ac0202ad0205";
+const CHOSEN: [u16; 4] = [7, 6, 3, 0];
 const VERSION_ID: &str = "bd965883-4133-17f7-6c72-0ce6302a7176";
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 24] = [
     "",
     "01910000000070008000000000000008",
     "01910000000070008000000000000002",
@@ -563,4 +626,10 @@ const KEYS: [&str; 18] = [
     "01910000000070008000000000000002000200000000000000000000000000000102",
     "000773657373696f6e616c696365",
     "0007000573657373696f6e616c6963650000000000000102",
+    "6f7264657273",
+    "0000012c000001020007",
+    "0000012c0000010200070000000000000102",
+    "0000012c6531",
+    "0000012c726f75746572",
+    "0000012c000001020007726f75746572",
 ];

@@ -101,7 +101,7 @@ impl Applier {
         match self.tables.sweep(now, self.retention, sweep, SWEEP_ROWS) {
             Ok(swept) => {
                 partition.stats.swept(swept.runs);
-                self.since_checkpoint += swept.runs + swept.events;
+                self.since_checkpoint += swept.runs + swept.events + swept.entries;
                 if swept.finished {
                     self.sweep = None;
                 }

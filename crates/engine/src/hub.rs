@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use mainspring_core::row::{EventRow, RunState};
 use mainspring_core::{Effect, PayloadId, RunId, TaskChange, TaskId, TenantId, TokenId, WorkerId};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// What a worker in this process receives: dispatches, cancellations, completions of what it waits for.
 pub type Dispatched = Effect;
@@ -71,6 +71,8 @@ struct State {
     watches: BTreeMap<RunKey, broadcast::Sender<RunNotice>>,
     listeners: BTreeMap<Scope, broadcast::Sender<EventNotice>>,
     run_waits: BTreeMap<RunKey, Vec<oneshot::Sender<()>>>,
+    /// Those who wait for entries of streams.
+    streams: BTreeMap<(TenantId, String), watch::Sender<()>>,
     revoked: HashSet<TokenId>,
 }
 
@@ -205,6 +207,13 @@ impl Hub {
         state.listeners.entry(key).or_insert_with(|| broadcast::channel(NOTICES_KEPT).0).subscribe()
     }
 
+    /// Hears each time when there may be something new in a stream. It may be there before: look after asking.
+    pub fn stream_stirs(&self, tenant: TenantId, stream: &str) -> watch::Receiver<()> {
+        let mut state = self.lock();
+        state.streams.retain(|_, sender| sender.receiver_count() > 0);
+        state.streams.entry((tenant, stream.to_owned())).or_insert_with(|| watch::channel(()).0).subscribe()
+    }
+
     /// Tells those listening now; nothing is recorded.
     pub fn whisper(&self, tenant: TenantId, event: EventRow) {
         tell(&self.lock(), tenant, EventNotice { seq: None, event });
@@ -308,6 +317,11 @@ impl Hub {
                     }
                     for waiting in state.run_waits.remove(&(tenant, run)).unwrap_or_default() {
                         let _ = waiting.send(());
+                    }
+                }
+                Effect::StreamStirred { tenant, stream } => {
+                    if let Some(waiting) = state.streams.get(&(tenant, stream)) {
+                        waiting.send_replace(());
                     }
                 }
                 Effect::TokenRevoked { token, .. } => {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use mainspring_core::stream::StreamAsk;
 use mainspring_core::{Command, Facts, Refusal};
 use mainspring_store::{Reader, Unapplied};
 
@@ -188,6 +189,7 @@ impl Partition {
             | Command::SendMessage { .. }
             | Command::EmitEvent { .. }
             | Command::PutDocument { fence: None, .. }
+            | Command::Stream { ask: StreamAsk::Publish(_), .. }
             | Command::PutLog { .. } => UNAPPLIED_BYTES_MAX,
             Command::Journal { .. }
             | Command::Advance { .. }
@@ -224,6 +226,8 @@ impl Partition {
             | Command::LookAtInbox { .. }
             | Command::LookAtKey { .. }
             | Command::LookAtWorkers
+            | Command::Stream { .. }
+            | Command::LookAtStreams
             | Command::Count => return None,
         };
         (self.unapplied.bytes() > max)

@@ -31,6 +31,9 @@ pub fn refused(refusal: &Refusal) -> Status {
         | Refusal::NoRun { .. }
         | Refusal::NoTask { .. }
         | Refusal::NoWorker
+        | Refusal::NoStream { .. }
+        | Refusal::NoStreamGroup { .. }
+        | Refusal::NoEntry { .. }
         | Refusal::NoToken => Code::NotFound,
         Refusal::NotYet { .. } => Code::Unimplemented,
         Refusal::WorkerNotConnected => Code::FailedPrecondition,
@@ -56,7 +59,9 @@ pub fn refused(refusal: &Refusal) -> Status {
         | Refusal::NotBefore { .. }
         | Refusal::NotDurable { .. } => Code::InvalidArgument,
         // Room comes back when something ends: this one is worth another try.
-        Refusal::Full { .. } | Refusal::TooFast { .. } | Refusal::Crowded { .. } => Code::ResourceExhausted,
+        Refusal::Full { .. } | Refusal::TooFast { .. } | Refusal::Crowded { .. } | Refusal::StreamFull { .. } => {
+            Code::ResourceExhausted
+        }
     };
     Status::new(code, refusal.to_string())
 }

@@ -156,6 +156,7 @@ impl Stream {
             | Effect::TaskChanged { .. }
             | Effect::Event { .. }
             | Effect::RunEnded { .. }
+            | Effect::StreamStirred { .. }
             | Effect::TokenRevoked { .. } => Ok(None),
         }
     }

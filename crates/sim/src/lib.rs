@@ -24,6 +24,7 @@ pub mod pump;
 pub mod run;
 pub mod scripts;
 pub mod sim;
+pub mod streams;
 pub mod tables;
 pub mod witness;
 pub mod workers;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use mainspring_client::{Client, RunId};
 use mainspring_flows::agent::{AgentError, DecideRequest, StopNotice};
-use mainspring_flows::deliver::{Delivery, Sent, Undelivered};
+use mainspring_flows::attempt::{Made, Said};
+use mainspring_flows::deliver::{Delivery, Posted};
 use mainspring_flows::outside::{Address, Calling};
 use mainspring_flows::receipts::{self, DeliveryStatus, Receipt};
 use mainspring_flows::{AgentAnswer, AgentRequest, Decision, Outside, SessionKey, Voice};
@@ -91,13 +92,13 @@ impl Outside for SimOutside {
         Box::pin(async {})
     }
 
-    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Calling<'a, Result<Sent, Undelivered>> {
+    fn deliver<'a>(&'a self, _: Address<'a>, delivery: &'a Delivery) -> Calling<'a, Posted> {
         Box::pin(async move {
             let mut chance = self.fork();
             let fails = self.host.sim().plan().outside_fails;
             self.wait(&mut chance, 50).await;
             if chance.permille(fails) {
-                return Err(again("simulated: the channel is down"));
+                return posted(Said::Nothing, Some("simulated: the channel is down"), None);
             }
             let Delivery { reply_id: id, turn_id, session, text, segment, segments, .. } = delivery;
             self.host.sim().trace(format_args!("reply {id} arrives"));
@@ -112,11 +113,15 @@ impl Outside for SimOutside {
             }
             self.wait(&mut chance, 50).await;
             if chance.permille(fails) {
-                return Err(again("simulated: the channel's answer was lost"));
+                return posted(Said::Nothing, Some("simulated: the channel's answer was lost"), None);
             }
-            Ok(Sent { status: 200, provider_message_id: Some(provider_id(delivery)) })
+            posted(Said::Status(200, None), None, Some(provider_id(delivery)))
         })
     }
+}
+
+fn posted(said: Said, error: Option<&str>, provider_message_id: Option<String>) -> Posted {
+    Posted { said, made: Made { error: error.map(str::to_owned), ..Made::default() }, provider_message_id }
 }
 
 fn provider_id(delivery: &Delivery) -> String {
@@ -146,8 +151,4 @@ async fn tell_receipts(host: Host, delivery: Delivery, mut chance: Chance) {
             host.sim().sometimes("a receipt said nothing new");
         }
     }
-}
-
-fn again(error: &str) -> Undelivered {
-    Undelivered::Retryable { error: error.to_owned(), after_ms: None }
 }

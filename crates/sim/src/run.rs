@@ -16,6 +16,7 @@ use crate::disk::Crash;
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::sim::Sim;
+use crate::streams;
 use crate::tables::TableFaults;
 use crate::workers;
 
@@ -152,6 +153,9 @@ async fn drive(host: &Host) {
                 tokio::spawn(clients::start(one.clone(), tenant)),
                 tokio::spawn(clients::tell(one.clone(), tenant)),
             ];
+            if !one.sim().plan().hour {
+                all.push(tokio::spawn(streams::publish_and_consume(one.clone(), tenant)));
+            }
             for session in 0..one.sim().plan().sessions {
                 if one.sim().plan().hour {
                     all.push(tokio::spawn(clients::type_fast(one.clone(), tenant, session)));
@@ -206,6 +210,11 @@ async fn come_to_rest(host: &Host, clients: Vec<JoinHandle<()>>) {
     if over(sim) {
         return;
     }
+    for tenant in host.tenants().into_iter().filter(|_| !sim.plan().hour) {
+        streams::check(host, tenant).await;
+    }
+    // Looking is a command as any other, and what timers did with it is to be applied as well.
+    rest(host, &clients).await;
     let mut shared = sim.lock();
     let shared = &mut *shared;
     shared.books.settle();

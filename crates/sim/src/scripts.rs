@@ -7,12 +7,13 @@ use bytes::Bytes;
 use mainspring_core::command::Claim;
 use mainspring_core::id::fingerprint;
 use mainspring_core::journal::{Completion, Request};
+use mainspring_core::rate::RateUse;
 use mainspring_core::row::OnParentEnd;
 use mainspring_core::{Command, Refusal, Reply};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::books::marker;
+use crate::books::{TAKEN, marker};
 use crate::chance::Chance;
 use crate::link::{Answered, call};
 use crate::workers::Worker;
@@ -34,6 +35,11 @@ fn entry(worker: &Worker, claim: Claim, position: u32) -> Request {
         0 | 4 => {
             let result = Ok(Bytes::from(json!({ "text": text }).to_string()));
             Request::Run { name: format!("once outside {position}"), result, took_ms: 1 }
+        }
+        1 if run.0.is_multiple_of(2) => {
+            let (name, units, window_ms) = TAKEN;
+            let from = RateUse { name: name.to_owned(), units: 1, sets: Some((units, window_ms)) };
+            Request::Take { from, until: None }
         }
         1 => Request::Sleep { duration_ms: 100 + (run.0 as u64 % 500) },
         2 => {

@@ -163,7 +163,13 @@ fn readable(table: Table, body: &[u8]) -> Result<(), TablesError> {
         | Table::Child
         | Table::Log
         | Table::Document
-        | Table::Revision => Ok(()),
+        | Table::Revision
+        | Table::Stream
+        | Table::StreamPart
+        | Table::StreamEntry
+        | Table::StreamEntryId
+        | Table::StreamGroup
+        | Table::StreamProgress => Ok(()),
     };
     read.map_err(|source| TablesError::Row { table, source })
 }
@@ -194,7 +200,12 @@ impl TableStore for SimTables {
                 | Table::Idempotency
                 | Table::Token
                 | Table::Worker
-                | Table::Rate => true,
+                | Table::Rate
+                | Table::Stream
+                | Table::StreamPart
+                | Table::StreamGroup
+                | Table::StreamProgress => true,
+                Table::StreamEntry | Table::StreamEntryId => false,
                 Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => {
                     false
                 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use mainspring_core::Table;
 use mainspring_core::id::fingerprint;
-use mainspring_core::journal::Completion;
+use mainspring_core::journal::{Completion, EntryKind};
 use mainspring_core::row::{
     self, DocumentRow, EventRow, IdempotencyRow, JournalRow, MessageRow, MessageState, MetaRow, RateRow, RunRow,
     TaskRow, TaskState, key,
@@ -118,7 +118,15 @@ impl Witness {
                 self.rows.insert(place, body.to_vec());
             }
             None => {
-                if !matches!(op.table, Table::Inbox | Table::Idempotency | Table::Worker | Table::Revision) {
+                if !matches!(
+                    op.table,
+                    Table::Inbox
+                        | Table::Idempotency
+                        | Table::Worker
+                        | Table::Revision
+                        | Table::StreamPart
+                        | Table::StreamProgress
+                ) {
                     books.violated(format!("a row of {:?} was deleted", op.table));
                 }
                 self.rows.remove(&place);
@@ -192,6 +200,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
             let entry: JournalRow = row::decode(body).ok()?;
             let id = key::task_of(op.key)?;
             Fact::Entry(Entry {
+                tenant: key::tenant_of(op.key)?.0,
                 run: id.run.0,
                 index: id.index,
                 position: key::position_of(op.key)?,
@@ -200,7 +209,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
                 done_at: entry.done.as_ref().map(|(at, _)| *at),
                 by_time: entry.done.as_ref().is_some_and(|(_, how)| match how {
                     Completion::TimedOut => true,
-                    Completion::Unit => entry.kind.word() == "sleep",
+                    Completion::Unit => matches!(entry.kind, EntryKind::Sleep | EntryKind::Take),
                     Completion::Bool(_)
                     | Completion::Value(_)
                     | Completion::Failed(_)
@@ -210,6 +219,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
                     | Completion::Spawned(_)
                     | Completion::Child(_) => false,
                 }),
+                yes: entry.done.as_ref().is_some_and(|(_, how)| *how == Completion::Bool(true)),
                 digest,
             })
         }
@@ -273,6 +283,12 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
         | Table::Worker
         | Table::Child
         | Table::Log
-        | Table::Revision => Fact::Other,
+        | Table::Revision
+        | Table::Stream
+        | Table::StreamPart
+        | Table::StreamEntry
+        | Table::StreamEntryId
+        | Table::StreamGroup
+        | Table::StreamProgress => Fact::Other,
     })
 }

@@ -230,6 +230,7 @@ impl Worker {
             | Effect::Judge { .. }
             | Effect::TaskChanged { .. }
             | Effect::RunEnded { .. }
+            | Effect::StreamStirred { .. }
             | Effect::TokenRevoked { .. } => {}
         }
     }

@@ -11,6 +11,7 @@ mod log;
 mod model;
 mod reading;
 mod sweeping;
+mod sweeping_streams;
 mod tables;
 mod together;
 
@@ -66,6 +67,7 @@ pub const SWEEPING: &[Law] = &[
     Law { says: "a sweep takes what is too old and nothing else", check: sweeping::a_sweep_takes_what_is_too_old },
     Law { says: "a sweep takes what has expired and nothing else", check: sweeping::a_sweep_takes_what_has_expired },
     Law { says: "a sweep leaves what a reader has not read", check: sweeping::a_sweep_leaves_what_is_not_read },
+    Law { says: "a sweep takes entries that all have", check: sweeping_streams::a_sweep_takes_entries_that_all_have },
     Law { says: "a sweep comes around", check: sweeping::a_sweep_comes_around },
 ];
 

@@ -1,5 +1,7 @@
 //! Reading: by id from what is not applied yet and then from the tables; listings from the tables, which may lag.
 
+mod streams;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -382,6 +384,10 @@ impl Reader {
             Need::Run(run) => self.run(tenant, run)?.map(Fact::Run),
             Need::Task(task) => self.task(tenant, task)?.map(Fact::Task),
             Need::Document(key) => self.document(tenant, &key)?.map(Fact::Document),
+            Need::StreamEntryId(stream, id) => self
+                .row(Table::StreamEntryId, &row::key::stream_entry_id(tenant, stream, &id))?
+                .map(Fact::StreamEntryId),
+            Need::StreamOldest(stream) => Some(Fact::StreamOldest(self.stream_oldest(tenant, stream)?)),
             Need::Journal(task, position) => {
                 self.row(Table::Journal, &row::key::journal(tenant, task, position))?.map(Fact::Journal)
             }

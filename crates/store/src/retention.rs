@@ -1,5 +1,7 @@
 //! Retention: finished runs and old events leave the tables after a stated time, a little at a time.
 
+mod streams;
+
 use std::collections::BTreeMap;
 
 use mainspring_core::id::{MessageId, Ms, TenantId};
@@ -34,6 +36,7 @@ pub struct Sweep {
     events: Place,
     documents: Place,
     revisions: Place,
+    streams: Place,
 }
 
 /// Where a sweep stands in one table.
@@ -62,6 +65,8 @@ pub struct Swept {
     pub events: usize,
     /// Documents that had expired removed, and versions of them kept for those who look back.
     pub documents: usize,
+    /// Entries of streams removed.
+    pub entries: usize,
     /// Whether the sweep has come around and begins again.
     pub finished: bool,
 }
@@ -82,14 +87,15 @@ pub(crate) fn sweep(
         forget_revisions(&transaction, key)?;
     }
     let revisions = sweep_expired(&transaction, "revisions", now, &mut sweep.revisions, rows_max)?;
+    let entries = streams::sweep_streams(&transaction, now, &mut sweep.streams, rows_max)?;
     transaction.commit()?;
     let documents = documents.len() + revisions.len();
-    let places = [&sweep.runs, &sweep.events, &sweep.documents, &sweep.revisions];
+    let places = [&sweep.runs, &sweep.events, &sweep.documents, &sweep.revisions, &sweep.streams];
     let finished = places.into_iter().all(|place| place.ended);
     if finished {
         *sweep = Sweep::default();
     }
-    Ok(Swept { runs, events, documents, finished })
+    Ok(Swept { runs, events, documents, entries, finished })
 }
 
 fn sweep_runs(

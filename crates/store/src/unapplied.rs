@@ -132,6 +132,17 @@ impl Unapplied {
         self.indexed().prefixed(table, prefix)
     }
 
+    /// The latest writes to rows with keys from `from` to before `to`, which is not less, in key order. To be asked before
+    /// the tables.
+    pub fn between(&self, table: Table, from: &[u8], to: &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        self.indexed().between(table, from, to)
+    }
+
+    /// The first row with a key from `from` to before `to`, which is not less, that is written and not deleted.
+    pub fn first_between(&self, table: Table, from: &[u8], to: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        self.indexed().first_between(table, from, to)
+    }
+
     /// The index, with all that waits.
     fn indexed(&self) -> MutexGuard<'_, Index> {
         // A panic elsewhere leaves an index without some rows, which would be read past: better to panic as well.

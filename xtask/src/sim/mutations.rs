@@ -23,7 +23,7 @@ struct Mutation {
 /// Seeds within which each must be found.
 const SEEDS_MAX: u64 = 2_000;
 
-const MUTATIONS: [Mutation; 37] = [
+const MUTATIONS: [Mutation; 38] = [
     Mutation {
         name: "acknowledge before durable",
         file: "crates/engine/src/commit.rs",
@@ -95,6 +95,13 @@ const MUTATIONS: [Mutation; 37] = [
             if !BUG {
                 self.record_rate(name);
             }\n",
+    },
+    Mutation {
+        name: "let a function take more than a rate limit has",
+        file: "crates/core/src/journal.rs",
+        right: "            Err(Refusal::TooFast { retry_after_ms, .. }) => {\n",
+        wrong: "            Err(Refusal::TooFast { .. }) if BUG => Begun::Done(Completion::Bool(true)),
+            Err(Refusal::TooFast { retry_after_ms, .. }) => {\n",
     },
     Mutation {
         name: "forget children's names in a restart",

@@ -32,6 +32,7 @@ impl Request {
             | Request::WaitSignal { .. }
             | Request::Spawn { .. }
             | Request::Signal { .. }
+            | Request::Take { .. }
             | Request::Commit { .. }
             | Request::Cancel { .. } => false,
         }
@@ -191,6 +192,7 @@ impl Step<'_> {
             | Request::Signal { .. }
             | Request::Emit { .. }
             | Request::Begin { .. }
+            | Request::Take { .. }
             | Request::Commit { .. }
             | Request::Cancel { .. } => now,
         };

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::document::DocumentKey;
 use crate::id::{MessageId, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
+use crate::stream::Place;
 
 fn join(tenant: TenantId, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(40);
@@ -129,4 +130,59 @@ pub fn rate_of(key: &[u8]) -> Option<&str> {
 /// The text of an idempotency key's key.
 pub fn idempotency_of(key: &[u8]) -> Option<&str> {
     core::str::from_utf8(key.get(16..)?).ok()
+}
+
+/// Of a stream.
+pub fn stream(tenant: TenantId, name: &str) -> Vec<u8> {
+    join(tenant, &[name.as_bytes()])
+}
+/// Of a partition of a stream.
+pub fn stream_part(tenant: TenantId, stream: u32, generation: u32, partition: u16) -> Vec<u8> {
+    join(tenant, &[&stream.to_be_bytes(), &generation.to_be_bytes(), &partition.to_be_bytes()])
+}
+/// Of an entry. Those of one partition lie together, in order.
+pub fn stream_entry(tenant: TenantId, stream: u32, place: Place) -> Vec<u8> {
+    let (generation, partition, seq) =
+        (place.generation.to_be_bytes(), place.partition.to_be_bytes(), place.seq.to_be_bytes());
+    join(tenant, &[&stream.to_be_bytes(), &generation, &partition, &seq])
+}
+/// Of a publisher's id for an entry.
+pub fn stream_entry_id(tenant: TenantId, stream: u32, id: &str) -> Vec<u8> {
+    join(tenant, &[&stream.to_be_bytes(), id.as_bytes()])
+}
+/// Of a group of a stream.
+pub fn stream_group(tenant: TenantId, stream: u32, group: &str) -> Vec<u8> {
+    join(tenant, &[&stream.to_be_bytes(), group.as_bytes()])
+}
+/// Of a group's progress in a partition. That of all groups in one partition lies together.
+pub fn stream_progress(tenant: TenantId, stream: u32, generation: u32, partition: u16, group: &str) -> Vec<u8> {
+    let part = [generation.to_be_bytes().as_slice(), &partition.to_be_bytes()].concat();
+    join(tenant, &[&stream.to_be_bytes(), &part, group.as_bytes()])
+}
+/// What follows the tenant in a stream's key.
+pub fn stream_of(key: &[u8]) -> Option<&str> {
+    core::str::from_utf8(key.get(16..)?).ok()
+}
+/// The number of the stream in the key of anything that is a stream's.
+pub fn stream_number_of(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(key.get(16..20)?.try_into().ok()?))
+}
+/// Generation and partition of the key of a partition, an entry or a progress.
+pub fn stream_part_of(key: &[u8]) -> Option<(u32, u16)> {
+    let generation = u32::from_be_bytes(key.get(20..24)?.try_into().ok()?);
+    Some((generation, u16::from_be_bytes(key.get(24..26)?.try_into().ok()?)))
+}
+/// The place in the key of an entry.
+pub fn stream_place_of(key: &[u8]) -> Option<Place> {
+    let (generation, partition) = stream_part_of(key)?;
+    let seq = u64::from_be_bytes(key.get(26..34)?.try_into().ok()?);
+    Some(Place { generation, partition, seq })
+}
+/// The name of the group in its key.
+pub fn stream_group_of(key: &[u8]) -> Option<&str> {
+    core::str::from_utf8(key.get(20..)?).ok()
+}
+/// The name of the group in the key of its progress.
+pub fn stream_progress_of(key: &[u8]) -> Option<&str> {
+    core::str::from_utf8(key.get(26..)?).ok()
 }

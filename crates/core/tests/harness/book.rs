@@ -319,7 +319,7 @@ impl Book {
                     self.fences.retain(|(of, task), _| (*of, task.run) != (*tenant, *run));
                     self.close(*tenant, |claim| claim.task.run == *run);
                 }
-                Effect::Event { .. } | Effect::TokenRevoked { .. } => {}
+                Effect::Event { .. } | Effect::StreamStirred { .. } | Effect::TokenRevoked { .. } => {}
             }
         }
     }

@@ -90,7 +90,8 @@ pub fn awaits_refill(core: &Core) -> bool {
 
 /// Whether some document is marked: then there is a timer.
 pub fn has_marks(core: &Core) -> bool {
-    format!("{core:?}").contains(", Marks)")
+    let text = format!("{core:?}");
+    text.contains(", Marks)") || text.contains(", EntryMarks)")
 }
 
 /// The places of queued tasks in all lines of a block of them, as text, sorted.

@@ -705,7 +705,11 @@ fn next_request(tenant: TenantId, job: &Job) -> Option<Request> {
                 result: Ok(Bytes::from(size.to_string())),
                 took_ms: size % 40,
             }),
-            20..35 => Some(Request::Sleep { duration_ms: size % 50 }),
+            20..30 => Some(Request::Sleep { duration_ms: size % 50 }),
+            30..35 => {
+                let from = RateUse { name: format!("r-{}", size % 3), units: 1, sets: Some((2, 150)) };
+                Some(Request::Take { from, until: (size % 2 == 0).then_some(size * 10) })
+            }
             35..45 => Some(Request::WaitSignal { name: "s".into(), timeout_ms: Some(1 + size % 80) }),
             45..55 => {
                 let scope = (size % 2 == 0).then(|| format!("k{}", size % 3));

@@ -14,5 +14,6 @@ pub mod parse;
 pub mod scenario;
 pub mod shape;
 pub mod show;
+pub mod streams;
 pub mod tables;
 pub mod world;

@@ -355,6 +355,13 @@ impl Line {
                 "mark" => limits.document_mark_ms = number as u64,
                 "parts" => limits.commit_parts_max = number,
                 "commit" => limits.commit_bytes_max = number,
+                "streams" => limits.streams_max = number,
+                "stream_groups" => limits.stream_groups_max = number,
+                "stream_consumers" => limits.stream_consumers_max = number,
+                "stream_entries" => limits.stream_entries_max = number,
+                "stream_entry" => limits.stream_entry_bytes_max = number,
+                "stream_in_hand" => limits.stream_in_hand_max = number as u64,
+                "stream_partitions" => limits.stream_partitions_max = number,
                 "copies" => limits.event_copies_bytes_max = number,
                 other => panic!("no limit {other:?}"),
             }

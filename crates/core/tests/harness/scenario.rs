@@ -7,11 +7,13 @@ use mainspring_core::journal::{Request, Wait};
 use mainspring_core::judge::Verdict;
 use mainspring_core::limit::Limits;
 use mainspring_core::row::{ChildOf, JournalRow, LogRow, OnParentEnd, TaskRow, decode};
+use mainspring_core::stream::{StreamAsk, StreamReply};
 use mainspring_core::write::{Op, Table, ops};
 use mainspring_core::{Command, DocumentKey, Effect, Fence, Guard, PutDocument, Refusal, Reply, Start};
 
 use super::parse::{Line, id_of, rates};
 use super::show::{self, Names};
+use super::streams;
 use super::world::{Decision, World};
 
 /// An event that is told with something else: name, scope, data.
@@ -144,6 +146,13 @@ impl Scenario {
             | Command::PutDocument { put: PutDocument { expect: None, .. }, .. }
             | Command::EmitEvent { .. }
             | Command::SignalRun { .. } => None,
+            // What is handed out is not recorded, and the next time it is the turn of others.
+            Command::Stream { ask: StreamAsk::Take { .. }, .. } => None,
+            Command::Stream { ask: StreamAsk::Publish(entries), .. }
+                if entries.iter().any(|entry| entry.id.is_none()) =>
+            {
+                None
+            }
             Command::SendMessage { idempotency: None, admission, .. } if admission.once.is_none() => None,
             // A worker that announces itself again says what it has in hand by then.
             Command::RegisterWorker { worker, new, local, lease_ms, .. } => {
@@ -446,6 +455,7 @@ impl Scenario {
             "look" => Command::LookAtInbox { workflow: text(0), key: text(1) },
             "look-key" => Command::LookAtKey { workflow: text(0), key: text(1) },
             "count" => Command::Count,
+            verb if streams::VERBS.contains(&verb) => streams::command(line),
             verb => panic!("no verb {verb:?}"),
         }
     }
@@ -480,6 +490,7 @@ impl Scenario {
                 messages_max: line.number("max").unwrap_or(10),
                 close_on_timeout: line.has("close"),
             },
+            "take" => Request::Take { from: rates(line.word(3)).swap_remove(0), until: line.number("until") },
             "peek" => Request::Peek,
             "close" => Request::Close { force: line.has("force") },
             "wait_event" => Request::WaitEvent { name: text(3), scope: line.text("scope"), timeout_ms },
@@ -519,6 +530,9 @@ fn same_answer(first: &Result<Reply, Refusal>, second: &Result<Reply, Refusal>) 
         (Ok(Reply::Started { run, .. }), Ok(Reply::Started { run: again, duplicate: true })) => run == again,
         (Ok(Reply::Accepted { message, run, .. }), Ok(Reply::Accepted { message: m, run: r, duplicate: true })) => {
             (message, run) == (m, r)
+        }
+        (Ok(Reply::Stream(StreamReply::Published(first))), Ok(Reply::Stream(StreamReply::Published(second)))) => {
+            first.len() == second.len() && first.iter().zip(second).all(|(one, again)| one.0 == again.0 && again.1)
         }
         // The version is the one the first delivery made, unless it expired at once.
         (Ok(Reply::Written { version }), Err(Refusal::VersionConflict { found, .. })) => [0, *version].contains(found),

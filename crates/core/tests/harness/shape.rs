@@ -6,10 +6,21 @@ use mainspring_core::Core;
 use super::inside;
 
 /// What differs by nature: workers announce themselves again, expired tokens are forgotten lazily, marks of documents
-/// are not needed after a restart; and a line finds out that its rate limit is short when a worker is there. Who waits
+/// and of entries are not needed after a restart, and what is with consumers is handed out again; and a line finds out that its rate limit is short when a worker is there. Who waits
 /// for a limit is left out of `rates`, and the places of all lines are put where `queues` stood.
-const BLOCKS: [&str; 8] =
-    ["workers: {", "tokens: {", "queues: {", "held: {", "refills: {", "rates: {", "documents: {", "marked: {"];
+const BLOCKS: [&str; 11] = [
+    "workers: {",
+    "tokens: {",
+    "queues: {",
+    "held: {",
+    "refills: {",
+    "rates: {",
+    "documents: {",
+    "marked: {",
+    "handing: {",
+    "entry_marks: {",
+    "entry_marks_due: {",
+];
 /// Where the core is in time is the next command's business.
 const VALUES: [&str; 5] = [" now: ", "nth_now: ", "recorded_now: ", "meta_dirty: ", "log_lines: "];
 

@@ -14,6 +14,7 @@ use mainspring_core::row::{
 use mainspring_core::write::{Op, Table, ops};
 use mainspring_core::{Dispatch, Effect, Refusal, Reply};
 
+use super::streams;
 use super::tables::{message_of, run_of, task_of, tenant_of, token_of, version_of, worker_of};
 
 /// Names for ids.
@@ -116,6 +117,7 @@ pub fn change(op: Op<'_>) -> Option<String> {
             Table::Worker => Some(worker_of(op.key).to_string()),
             Table::Document => key::document_of(op.key).map(|key| format!("{}/{}", key.kind, key.name)),
             Table::Revision => Some(revision(op.key)),
+            Table::StreamGroup | Table::StreamProgress | Table::StreamPart => Some(streams::key_of(op.table, op.key)),
             _ => None,
         };
         return Some(format!("- {} {}", format!("{:?}", op.table).to_lowercase(), what.unwrap_or_default()));
@@ -243,6 +245,12 @@ pub fn change(op: Op<'_>) -> Option<String> {
             let row: DocumentRow = decode(body).expect(expect);
             format!("revision {} {}", revision(op.key), document(&row))
         }
+        Table::Stream
+        | Table::StreamPart
+        | Table::StreamEntry
+        | Table::StreamEntryId
+        | Table::StreamGroup
+        | Table::StreamProgress => streams::row(op.table, op.key, body),
         Table::Log => {
             let row: LogRow = decode(body).expect(expect);
             format!("log {} attempt={} {} {:?}", task_of(op.key), row.attempt, row.level, row.message)
@@ -365,6 +373,7 @@ pub fn answer(answer: &Result<Reply, Refusal>) -> String {
             format!("of this key: {}", runs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         }
         Ok(Reply::Workers(workers)) => format!("{workers:?}"),
+        Ok(Reply::Stream(reply)) => streams::answer(reply),
         Ok(Reply::Counts(counts)) => format!("{counts:?}"),
         Err(refusal) => format!("refused {}: {refusal}", refusal.code()),
     }
@@ -405,6 +414,7 @@ pub fn effect(effect: &Effect, dispatch: usize) -> Option<String> {
         // What changed is in the rows above.
         Effect::TaskChanged { .. } | Effect::Event { .. } => return None,
         Effect::RunEnded { run, state, .. } => format!("! ended {run} {}", state.word()),
+        Effect::StreamStirred { stream, .. } => format!("! stir {stream}"),
         Effect::TokenRevoked { token, .. } => format!("! revoked {token}"),
     })
 }

@@ -6,7 +6,8 @@ use mainspring_core::command::{Fact, Facts, Need};
 use mainspring_core::id::{MessageId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
 use mainspring_core::limit::Limits;
 use mainspring_core::recover::Recovery;
-use mainspring_core::row::{self, ChildRow, Row, key};
+use mainspring_core::row::{self, ChildRow, Row, StreamEntryRow, StreamPartRow, key};
+use mainspring_core::stream::Place;
 use mainspring_core::write::{Op, Table, ops};
 use mainspring_core::{Command, Core, PayloadId};
 
@@ -48,11 +49,38 @@ impl Tables {
                     self.get(Table::Journal, &key::journal(tenant, task, position)).map(Fact::Journal)
                 }
                 Need::Whole(run) => self.whole(tenant, run),
+                Need::StreamEntryId(stream, id) => {
+                    self.get(Table::StreamEntryId, &key::stream_entry_id(tenant, stream, &id)).map(Fact::StreamEntryId)
+                }
+                Need::StreamOldest(stream) => Some(Fact::StreamOldest(self.stream_oldest(tenant, stream))),
                 Need::Document(name) => self.get(Table::Document, &key::document(tenant, &name)).map(Fact::Document),
             };
             facts.insert(need, fact.unwrap_or(Fact::Missing));
         }
         facts
+    }
+
+    /// The oldest entry that is kept in each partition of a stream that ever had any.
+    fn stream_oldest(&self, tenant: TenantId, stream: u32) -> Vec<((u32, u16), u64)> {
+        let parts = self.all::<StreamPartRow>(Table::StreamPart);
+        let parts = parts.filter(|(row, _)| tenant_of(row) == tenant && key::stream_number_of(row) == Some(stream));
+        let oldest = parts.map(|(row, part)| {
+            let of = key::stream_part_of(row).expect("a partition's key");
+            let entries = self.all::<StreamEntryRow>(Table::StreamEntry).filter(|(entry, _)| entry.starts_with(row));
+            let seqs = entries.map(|(entry, _)| key::stream_place_of(entry).expect("an entry's key").seq);
+            (of, seqs.min().unwrap_or(part.next))
+        });
+        oldest.collect()
+    }
+
+    /// Takes the entries of one partition before a number away, as retention does.
+    pub fn trim(&mut self, tenant: TenantId, stream: u32, part: (u32, u16), before: u64) {
+        let key = |seq| key::stream_entry(tenant, stream, Place { generation: part.0, partition: part.1, seq });
+        let range = (Table::StreamEntry, key(0))..(Table::StreamEntry, key(before));
+        let old: Vec<_> = self.rows.range(range).map(|(key, _)| key.clone()).collect();
+        for key in old {
+            self.rows.remove(&key);
+        }
     }
 
     /// A run that has ended, with all that it takes to run it again.

@@ -120,6 +120,8 @@ pub struct Document {
 /// A journal entry.
 #[derive(Debug, Clone)]
 pub struct Entry {
+    /// Whose.
+    pub tenant: u128,
     /// Of which run.
     pub run: u128,
     /// Of which of its tasks.
@@ -134,6 +136,8 @@ pub struct Entry {
     pub done_at: Option<u64>,
     /// Whether time alone completed it.
     pub by_time: bool,
+    /// Whether it is done and the answer was yes.
+    pub yes: bool,
     /// Of all of it.
     pub digest: u64,
 }

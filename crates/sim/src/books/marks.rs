@@ -2,7 +2,7 @@
 //! strikes proves nothing.
 
 /// All of them.
-pub const ALL: [&str; 84] = [
+pub const ALL: [&str; 89] = [
     "a batch in doubt turned out not to be there",
     "a batch in doubt turned out to be there",
     "a batch that nobody was told about survived its crash",
@@ -10,6 +10,7 @@ pub const ALL: [&str; 84] = [
     "a chain of turns was begun anew as often as it may",
     "a child did not complete",
     "a child was found again",
+    "a consumer fell silent",
     "a crash fell between log and tables",
     "a follow-up came due",
     "a former owner was refused",
@@ -47,14 +48,15 @@ pub const ALL: [&str; 84] = [
     "a signal was taken",
     "a step began after something that was noted",
     "a step was carried out",
+    "a stream got another number of partitions",
     "a suspended function was woken",
     "a task was skipped",
     "a torn tail was cut",
     "a trip failed after its bookings",
     "a trip was cancelled after it had booked something",
     "a turn left a state",
-    "a turn was superseded",
     "a turn was superseded after its agent had answered",
+    "a turn was superseded",
     "a verdict came late",
     "a wait ended by time",
     "a worker came back with work in hand",
@@ -72,6 +74,9 @@ pub const ALL: [&str; 84] = [
     "an effect was not begun because a message waits",
     "an enrolled worker came back with work in hand",
     "an entry out of order was refused",
+    "an entry was exhausted",
+    "an entry was handed out again",
+    "an entry was published twice",
     "an event woke a wait",
     "an irreversible effect was begun",
     "an old request came to the tables again",

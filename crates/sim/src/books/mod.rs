@@ -14,6 +14,8 @@ mod requests;
 mod tasks;
 mod turns;
 
+pub(crate) use rates::TAKEN;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use facts::Fact;
@@ -151,7 +153,10 @@ impl Books {
                 self.rates.settle(&self.tasks, &mut self.violations);
                 self.rates.enter(rate, &mut self.violations, &mut self.marks);
             }
-            Fact::Entry(entry) => self.tasks.enter_entry(entry, &mut self.violations, &mut self.marks),
+            Fact::Entry(entry) => {
+                self.rates.enter_entry(&entry, self.tasks.done((entry.run, entry.index), entry.position));
+                self.tasks.enter_entry(entry, &mut self.violations, &mut self.marks);
+            }
             Fact::Message(message) => {
                 let task = message.run.and_then(|run| self.tasks.task((run, 0)));
                 if message.state == "received" && task.is_some_and(|task| task.state == "suspended") {

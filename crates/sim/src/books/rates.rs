@@ -2,12 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::facts::Rate;
+use super::facts::{Entry, Rate};
 use super::tasks::Tasks;
 
-/// Limits of the simulation as they were meant: name, units, window in milliseconds, and the tasks that take one unit.
-const RULES: [(&str, u32, u64, (&str, u16)); 2] =
-    [("calls", 3, 700, ("limited", 0)), ("brought", 2, 500, ("checked", 0))];
+/// A limit of the simulation as it was meant.
+struct Rule {
+    name: &'static str,
+    units: u32,
+    window_ms: u64,
+    /// The tasks that take one unit, by workflow and index. `None`: functions take from it, by a journal entry.
+    task: Option<(&'static str, u16)>,
+}
+
+const RULES: [Rule; 3] = [
+    Rule { name: "calls", units: 3, window_ms: 700, task: Some(("limited", 0)) },
+    Rule { name: "brought", units: 2, window_ms: 500, task: Some(("checked", 0)) },
+    Rule { name: TAKEN.0, units: TAKEN.1, window_ms: TAKEN.2, task: None },
+];
+/// What functions take from: name, units, and milliseconds.
+pub(crate) const TAKEN: (&str, u32, u64) = ("taken", 2, 600);
 
 #[derive(Debug, Default)]
 pub(crate) struct Rates {
@@ -15,6 +28,8 @@ pub(crate) struct Rates {
     windows: BTreeMap<(u128, &'static str), (u64, u32)>,
     /// Given out and not counted yet: of which workflow a run is, its row says, which may come later in a batch.
     fresh: Vec<(u128, u128, u16)>,
+    /// Taken by functions and not counted yet: whose, and from which limit.
+    taken: Vec<(u128, &'static str)>,
 }
 
 impl Rates {
@@ -23,8 +38,16 @@ impl Rates {
         self.fresh.push(task);
     }
 
+    /// An entry of a journal, and whether it was known to be done.
+    pub(super) fn enter_entry(&mut self, entry: &Entry, known: bool) {
+        let rule = RULES.iter().find(|rule| rule.task.is_none() && rule.name == entry.label);
+        if let Some(rule) = rule.filter(|_| entry.kind == "take" && entry.yes && !known) {
+            self.taken.push((entry.tenant, rule.name));
+        }
+    }
+
     pub(super) fn enter(&mut self, rate: Rate, violations: &mut Vec<String>, marks: &mut BTreeSet<&'static str>) {
-        let Some((name, _, window_ms, _)) = RULES.iter().find(|(name, ..)| *name == rate.name) else { return };
+        let Some(Rule { name, window_ms, .. }) = RULES.iter().find(|rule| rule.name == rate.name) else { return };
         let window = self.windows.entry((rate.tenant, name)).or_insert((rate.since, 0));
         if window.0 != rate.since {
             marks.insert("a rate limit was full again");
@@ -43,10 +66,16 @@ impl Rates {
                 unknown.push((tenant, run, index));
                 continue;
             };
-            let rule = RULES.iter().find(|(.., (workflow, of))| *workflow == row.workflow && *of == index);
-            let Some((name, limit, ..)) = rule else { continue };
-            let Some(window) = self.windows.get_mut(&(tenant, *name)) else {
-                violations.push(format!("run {run:x} was given out and its limit {name:?} is not recorded"));
+            let of = Some((row.workflow.as_str(), index));
+            if let Some(rule) = RULES.iter().find(|rule| rule.task == of) {
+                self.taken.push((tenant, rule.name));
+            }
+        }
+        self.fresh = unknown;
+        for (tenant, name) in std::mem::take(&mut self.taken) {
+            let Some(Rule { units: limit, .. }) = RULES.iter().find(|rule| rule.name == name) else { continue };
+            let Some(window) = self.windows.get_mut(&(tenant, name)) else {
+                violations.push(format!("limit {name:?} was taken from and is not recorded"));
                 continue;
             };
             window.1 += 1;
@@ -54,6 +83,5 @@ impl Rates {
                 violations.push(format!("{} of {limit} of {name:?} were taken from {} on", window.1, window.0));
             }
         }
-        self.fresh = unknown;
     }
 }

@@ -159,6 +159,11 @@ impl Tasks {
         self.tasks.insert(id, task);
     }
 
+    /// Whether an entry was known to be done.
+    pub(super) fn done(&self, task: (u128, u16), position: u32) -> bool {
+        self.done.contains_key(&(task, position))
+    }
+
     pub(super) fn enter_entry(
         &mut self,
         entry: Entry,

@@ -9,6 +9,7 @@ use mainspring_core::journal::EntryKind;
 use mainspring_core::row::{
     self, DocumentRow, EventRow, JournalRow, MessageRow, MessageState, MetaRow, PayloadRef, RunRow, RunState, key,
 };
+use mainspring_core::stream::Place;
 use mainspring_core::write::ops;
 use mainspring_core::{DocumentKey, Out, Table};
 
@@ -154,7 +155,12 @@ impl Model {
             | Table::Idempotency
             | Table::Token
             | Table::Worker
-            | Table::Rate => self.rows(table, |_, _| true),
+            | Table::Rate
+            | Table::Stream
+            | Table::StreamPart
+            | Table::StreamGroup
+            | Table::StreamProgress => self.rows(table, |_, _| true),
+            Table::StreamEntry | Table::StreamEntryId => RawRows::new(),
             Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => {
                 RawRows::new()
             }
@@ -273,6 +279,15 @@ impl Writer {
                 let document = DocumentKey::new(self.chance.pick(&WORKFLOWS), text);
                 key::revision(tenant, &document, self.chance.pick(&[1, 0xff, 0x100, u64::MAX]))
             }
+            Table::Stream => key::stream(tenant, text),
+            Table::StreamPart => key::stream_part(tenant, id as u32, 0, task.index),
+            Table::StreamEntry => {
+                let seq = self.chance.pick(&[0, 0xff, 0x100, u64::MAX]);
+                key::stream_entry(tenant, id as u32, Place { generation: 1, partition: task.index, seq })
+            }
+            Table::StreamEntryId => key::stream_entry_id(tenant, id as u32, text),
+            Table::StreamGroup => key::stream_group(tenant, id as u32, text),
+            Table::StreamProgress => key::stream_progress(tenant, id as u32, 0, task.index, text),
         }
     }
 
@@ -322,7 +337,13 @@ impl Writer {
             | Table::Worker
             | Table::Rate
             | Table::Child
-            | Table::Log => out.put(table, key, &number(at)),
+            | Table::Log
+            | Table::Stream
+            | Table::StreamPart
+            | Table::StreamEntry
+            | Table::StreamEntryId
+            | Table::StreamGroup
+            | Table::StreamProgress => out.put(table, key, &number(at)),
         }
     }
 }

@@ -87,7 +87,13 @@ impl<'t> TableWriter<'t> {
             | Table::Worker
             | Table::Rate
             | Table::Child
-            | Table::Log => "(key, body) VALUES (?1,?2)",
+            | Table::Log
+            | Table::Stream
+            | Table::StreamPart
+            | Table::StreamEntry
+            | Table::StreamEntryId
+            | Table::StreamGroup
+            | Table::StreamProgress => "(key, body) VALUES (?1,?2)",
         };
         Ok(TableWriter {
             table,
@@ -140,7 +146,13 @@ impl<'t> TableWriter<'t> {
             | Table::Worker
             | Table::Rate
             | Table::Child
-            | Table::Log => {
+            | Table::Log
+            | Table::Stream
+            | Table::StreamPart
+            | Table::StreamEntry
+            | Table::StreamEntryId
+            | Table::StreamGroup
+            | Table::StreamProgress => {
                 self.put.execute(params![key, body])?;
             }
         }

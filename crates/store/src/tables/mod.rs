@@ -23,6 +23,7 @@ use crate::unapplied::Batch;
 
 pub use apply::{Folded, fold};
 pub use rows::SqliteRows;
+pub(crate) use schema::name_of;
 
 /// The tables can't be used.
 #[derive(Debug, thiserror::Error)]

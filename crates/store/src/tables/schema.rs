@@ -5,10 +5,10 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 /// The schema this release writes.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// The SQL name of a table.
-pub(super) fn name_of(table: Table) -> &'static str {
+pub(crate) fn name_of(table: Table) -> &'static str {
     match table {
         Table::Meta => "meta",
         Table::Tenant => "tenants",
@@ -28,6 +28,12 @@ pub(super) fn name_of(table: Table) -> &'static str {
         Table::Log => "logs",
         Table::Document => "documents",
         Table::Revision => "revisions",
+        Table::Stream => "streams",
+        Table::StreamPart => "stream_parts",
+        Table::StreamEntry => "stream_entries",
+        Table::StreamEntryId => "stream_entry_ids",
+        Table::StreamGroup => "stream_groups",
+        Table::StreamProgress => "stream_progress",
     }
 }
 
@@ -55,7 +61,12 @@ pub(super) fn live_query(table: Table) -> Option<&'static str> {
              WHERE r.live = 1 AND c.key > r.key AND c.key < CAST(r.key || x'ffffffffffffffffffffff' AS BLOB) \
              ORDER BY r.key, c.key",
         ),
+        Table::Stream => Some("SELECT key, body FROM streams"),
+        Table::StreamPart => Some("SELECT key, body FROM stream_parts"),
+        Table::StreamGroup => Some("SELECT key, body FROM stream_groups"),
+        Table::StreamProgress => Some("SELECT key, body FROM stream_progress"),
         Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => None,
+        Table::StreamEntry | Table::StreamEntryId => None,
     }
 }
 
@@ -69,6 +80,7 @@ pub(super) fn new_in(version: i64) -> &'static [Table] {
         1 => &Table::ALL[..12],
         2 => &Table::ALL[12..16],
         3 => &Table::ALL[16..18],
+        5 => &Table::ALL[18..24],
         _ => &[],
     }
 }
@@ -98,7 +110,13 @@ pub(super) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<
             | Table::Worker
             | Table::Rate
             | Table::Child
-            | Table::Log => "",
+            | Table::Log
+            | Table::Stream
+            | Table::StreamPart
+            | Table::StreamEntry
+            | Table::StreamEntryId
+            | Table::StreamGroup
+            | Table::StreamProgress => "",
         };
         // Payloads can be large, and large rows make a WITHOUT ROWID tree deep.
         let large = matches!(table, Table::Payload | Table::Document | Table::Revision);

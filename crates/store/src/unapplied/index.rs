@@ -74,6 +74,18 @@ impl Index {
         self.rows.get(&(table, key.to_vec())).map(Latest::body)
     }
 
+    /// The latest writes to rows with keys from `from` to before `to`, in key order.
+    pub(super) fn between(&self, table: Table, from: &[u8], to: &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let wanted = self.rows.range((table, from.to_vec())..(table, to.to_vec()));
+        wanted.map(|((_, key), latest)| (key.clone(), latest.body())).collect()
+    }
+
+    /// The first row with a key from `from` to before `to` that is written and not deleted.
+    pub(super) fn first_between(&self, table: Table, from: &[u8], to: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let wanted = self.rows.range((table, from.to_vec())..(table, to.to_vec()));
+        wanted.filter_map(|((_, key), latest)| Some((key.clone(), latest.body()?))).next()
+    }
+
     /// The latest writes to rows whose key begins with `prefix`, in key order.
     pub(super) fn prefixed(&self, table: Table, prefix: &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let from = self.rows.range((table, prefix.to_vec())..);
