@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::agent::SessionState;
 use crate::calls::{Artifact, EffectView, PhaseView, Reuse};
+use crate::publish::Pin;
 use crate::window::{Cadence, Hint};
 
 /// A session's state: its agent's own.
@@ -42,6 +43,12 @@ pub struct SessionRecord {
     pub last_heard_at: u64,
     /// The agent the session was handed over to.
     pub handed_to: Option<String>,
+    /// The version of the configuration the session is with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Pin>,
+    /// Whether its agent said that this is a good moment to move on to another.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub config_released: bool,
 }
 
 /// The key of a session's document.

@@ -20,6 +20,7 @@ use crate::agent::{AgentAnswer, Agents, Restart};
 use crate::decision::{Action, Decision, Facts, OnMessage};
 use crate::message::{MessageBody, MessageKind, TurnMessage};
 use crate::outside::Outside;
+use crate::publish::{self, TurnConfig};
 use crate::records::{self, SessionRecord};
 use crate::session::SessionKey;
 use crate::settings::AgentSettings;
@@ -83,6 +84,9 @@ pub struct TurnOutput {
     /// Why there is no reply, if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The configuration it went by, if one was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<TurnConfig>,
 }
 
 /// What a turn begins with, as its journal keeps it.
@@ -91,6 +95,8 @@ struct Begun {
     settings: AgentSettings,
     record: SessionRecord,
     record_version: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    config: Option<TurnConfig>,
 }
 
 /// Everything a turn works with.
@@ -106,6 +112,8 @@ struct Turn<'a> {
     door: &'a TurnDoor,
     record: SessionRecord,
     record_version: u64,
+    /// The configuration it goes by, whatever is published meanwhile.
+    config: Option<TurnConfig>,
     messages: Vec<TurnMessage>,
     /// The turn group: of its own chain, or of the failed turn whose messages it takes again.
     group: RunId,
@@ -159,6 +167,7 @@ pub(crate) fn offer(
                 door: &door,
                 record: begun.record,
                 record_version: begun.record_version,
+                config: begun.config,
                 messages: Vec::new(),
                 group: ctx.lineage().group,
                 handovers: 0,
@@ -172,14 +181,20 @@ pub(crate) fn offer(
     })
 }
 
+/// The configuration a turn goes by, by what the step [`SETTINGS_STEP`] recorded.
+pub fn config_of(begun: &[u8]) -> Option<TurnConfig> {
+    serde_json::from_slice::<Begun>(begun).ok()?.config
+}
+
 /// On record, so that a turn goes on as it began when the configuration or the session changes under it.
 async fn begin(ctx: &Context, session: &SessionKey, key: &str, agents: &Agents) -> Result<Begun, Failure> {
     let settings = agents.get(session.tenant, &session.agent).cloned();
     let begun = ctx.note(SETTINGS_STEP, || async {
         let gone = || Failure::Final(format!("agent {:?} is not configured any more", session.agent));
         let settings = settings.ok_or_else(gone)?;
-        let (record_version, record) = read_record(ctx.client(), key).await?;
-        Ok(Begun { settings, record, record_version })
+        let read = publish::turn::begin(ctx.client(), &session.agent, key).await;
+        let (record_version, record, config) = read.map_err(|error| Failure::GivenUp(error.to_string()))?;
+        Ok(Begun { settings, record, record_version, config })
     });
     begun.await.map_err(|failure| match failure {
         Failure::Retryable(error) => Failure::Final(error),
@@ -354,7 +369,13 @@ impl Turn<'_> {
 
     fn silent(&self, note: String) -> TurnOutput {
         let reply_id = format!("{}:0", self.turn_id);
-        TurnOutput { reply_id, reply: AgentAnswer::default(), segments: 0, note: Some(note) }
+        TurnOutput {
+            reply_id,
+            reply: AgentAnswer::default(),
+            segments: 0,
+            note: Some(note),
+            config: self.config.clone(),
+        }
     }
 
     /// Says to the person that it failed, if something is to be said, and gives what the run ends with.

@@ -326,6 +326,7 @@ impl Turn<'_> {
             artifacts,
             effects,
             confirmations,
+            config: self.config.clone(),
             calls_url: self.door.calls_url.clone(),
             token: self.door.tokens.sign(&grant, deadline_at.saturating_add(TOKEN_SLACK_MS)),
         };

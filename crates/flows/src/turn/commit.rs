@@ -14,6 +14,7 @@ use crate::decision::{self, Action, Decision};
 use crate::deliver::{self, Delivery};
 use crate::message::{MessageBody, MessageKind};
 use crate::outside::Address;
+use crate::publish::{MOVED_EVENT, Pin};
 use crate::records::{self, SessionRecord};
 use crate::session::SessionKey;
 use crate::settings::AgentKind;
@@ -64,9 +65,9 @@ impl Turn<'_> {
             let segments = commit.1;
             match self.ctx.commit(commit.0).await? {
                 Committed::Done => {
-                    let reply = AgentAnswer { state: None, hint: None, ..answer };
+                    let reply = AgentAnswer { state: None, hint: None, release_config: false, ..answer };
                     let reply_id = format!("{}:0", self.turn_id);
-                    let output = TurnOutput { reply_id, reply, segments, note: None };
+                    let output = TurnOutput { reply_id, reply, segments, note: None, config: self.config.clone() };
                     return Ok(Ended::Done(Box::new(output)));
                 }
                 Committed::MessageWaits => {
@@ -165,6 +166,15 @@ impl Turn<'_> {
         let mut record = self.next_record(answer);
         for (decision, point) in decisions {
             tell(&mut commit, "supersede.decision", &self.told(decision, point));
+        }
+        if let Some(config) = &self.config
+            && let Some(moved) = &config.moved
+        {
+            let told = json!({
+                "turn_id": self.turn_id, "agent": self.session.agent, "from_version": moved.version,
+                "version": config.version, "epoch": config.epoch, "reason": moved.reason,
+            });
+            tell(&mut commit, MOVED_EVENT, &told);
         }
         match handoff {
             Some(Ok(target)) => {
@@ -277,6 +287,8 @@ impl Turn<'_> {
             before = Some(message.accepted_at);
             record.last_heard_at = record.last_heard_at.max(message.accepted_at);
         }
+        record.config_released = answer.release_config;
+        record.config = self.config.as_ref().map(|config| Pin { version: config.version, epoch: config.epoch });
         record.turns += 1;
         record.last_turn = Some(self.turn_id.clone());
         record
