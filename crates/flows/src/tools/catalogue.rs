@@ -381,13 +381,6 @@ fn check_others(tool: &Tool, known: &BTreeMap<&str, &Tool>, found: &mut Vec<Find
                 }
                 Some(_) => {}
             }
-            if tool.confirmation.is_none()
-                && known.get(step.tool.as_str()).is_some_and(|other| other.confirmation.is_some())
-            {
-                let problem =
-                    "its tool asks a person when it is called alone, not within a plan: give the plan a confirmation";
-                advice.push(Finding::new(format!("/provider/steps ({})", step.name), problem));
-            }
             if let Some(related) =
                 step.compensation.as_ref().filter(|related| !known.contains_key(related.tool.as_str()))
             {

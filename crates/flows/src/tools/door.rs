@@ -5,7 +5,8 @@ mod settle;
 use std::time::Duration;
 
 use mainspring_client::{
-    Client, ClientError, DocumentKey, EngineError, Failure, Guard, PutDocument, RateUse, Record, Refusal, RunId,
+    ATTENTION, Attention, Client, ClientError, DocumentKey, EngineError, Failure, Guard, PendingKind, PutDocument,
+    Record, Refusal, RunId, TaskId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,7 +16,6 @@ use super::catalogue::{Catalogue, Entry, Standing};
 use super::provider::Kit;
 use super::run;
 use super::schema;
-use super::template::{self, Encoding};
 use super::tool::{Finding, Path, Provider, Tool};
 use super::tried::ToolError;
 use crate::calls::{EffectPolicy, EffectStatus, EffectView, Grant};
@@ -85,9 +85,23 @@ pub struct Answer {
     /// What a person is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// Where it is answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asks: Option<Asks>,
     /// The steps of a plan.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepOutcome>,
+}
+
+/// Where a person's answer goes: `POST /v1/attention/{run_id}/{step}/settle`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Asks {
+    /// The run that asks: the call, or of a plan's step.
+    pub run_id: String,
+    /// At which step.
+    pub step: String,
+    /// What may be said.
+    pub verbs: Vec<String>,
 }
 
 /// A call that is not made.
@@ -307,13 +321,9 @@ impl Door {
             let fence = grant.map(Grant::fence);
             let data = run::about(&execution, "").to_string();
             let event = Some(("tool.started".to_owned(), execution.caller.session.clone(), data.into()));
-            let rates = execution.tool.rate.map(|rate| RateUse {
-                name: format!("tool:{}", execution.tool.name),
-                units: 1,
-                sets: Some((rate.limit, rate.window_ms)),
-            });
-            let record = Record { put, fence, guard, event, rates: rates.into_iter().collect() };
-            let (workflow, key) = self.place(&execution, way)?;
+            let rates = run::rate_use(&execution.tool).into_iter().collect();
+            let record = Record { put, fence, guard, event, rates };
+            let (workflow, key) = Door::place(&execution, way)?;
             match self.client.start_recorded(workflow, key, &execution, record).await {
                 Ok(run) => return Ok(Claimed::New(run, Box::new(execution))),
                 Err(ClientError::Engine(EngineError::Refused(Refusal::VersionConflict { .. }))) => looks = true,
@@ -375,15 +385,12 @@ impl Door {
     }
 
     /// The workflow that carries it out, and what serialises it.
-    fn place(&self, execution: &Execution, way: Path) -> Result<(&'static str, Option<String>), ToolCallError> {
-        let Some(template) = &execution.tool.concurrency_key else {
-            return Ok((if way == Path::Queued { run::TASK } else { run::WORKFLOW }, None));
-        };
-        let scope = serde_json::json!({ "args": execution.arguments });
-        let key = template::fill_text(template, &scope, Encoding::Plain);
-        let key = key.map_err(|error| ToolCallError::Unusable(format!("concurrency_key: {error}")))?;
-        let name = &execution.tool.name;
-        Ok((run::ORDERED, Some(format!("{}:{name}:{key}", name.len()))))
+    fn place(execution: &Execution, way: Path) -> Result<(&'static str, Option<String>), ToolCallError> {
+        let key = run::order_key(&execution.tool, &execution.arguments);
+        Ok(match key.map_err(|error| ToolCallError::Unusable(format!("concurrency_key: {error}")))? {
+            Some(key) => (run::ORDERED, Some(key)),
+            None => (if way == Path::Queued { run::TASK } else { run::WORKFLOW }, None),
+        })
     }
 
     /// Waits for a call's outcome, or says how it stands when the time is over.
@@ -411,7 +418,7 @@ impl Door {
                 (Ok(Ok(outcome)), Some(execution)) => return Ok(answer(execution, Some(run), outcome, repeated)),
                 (Ok(_), _) => break,
                 // A person is asked: whoever waits is told, and does not wait for that.
-                (Err(_), _) if self.waits_for_a_person(run).await?.is_some() => break,
+                (Err(_), _) if !self.asks(run).await?.is_empty() => break,
                 (Err(_), _) if tokio::time::Instant::now() >= deadline => break,
                 (Err(_), _) => {}
             }
@@ -435,7 +442,7 @@ impl Door {
             let error = ToolError::new(row.state.word(), row.error.unwrap_or_default());
             return Ok(Answer { error: Some(error), ..standing(&execution, Some(run), "failed") });
         }
-        Ok(match self.waits_for_a_person(run).await? {
+        Ok(match self.asks(run).await?.into_iter().next() {
             Some(attention) => {
                 let status = match attention.kind.as_str() {
                     "confirmation" => "awaiting_confirmation",
@@ -444,17 +451,35 @@ impl Door {
                     _ => "unknown",
                 };
                 let error = attention.detail.get("error").and_then(|error| serde_json::from_value(error.clone()).ok());
+                let asks = Some(Asks { run_id: attention.run_id, step: attention.step, verbs: attention.verbs });
                 let prompt = Some(attention.title);
-                Answer { prompt, error, ..standing(&execution, Some(run), status) }
+                Answer { prompt, error, asks, ..standing(&execution, Some(run), status) }
             }
             None => standing(&execution, Some(run), "running"),
         })
     }
 
-    /// What an execution asks of a person, if it waits for one.
-    async fn waits_for_a_person(&self, run: RunId) -> Result<Option<mainspring_client::Attention>, ToolCallError> {
-        let found = self.client.documents(mainspring_client::ATTENTION, &format!("{run}/")).await?;
-        Ok(found.iter().find_map(|(_, row)| serde_json::from_slice(&row.body).ok()))
+    /// What an execution asks of people: itself, or by the runs of its steps that it waits for.
+    ///
+    /// # Errors
+    /// [`ToolCallError`].
+    pub async fn asks(&self, run: RunId) -> Result<Vec<Attention>, ToolCallError> {
+        let mut runs = vec![run];
+        if let Some(task) = self.client.task(TaskId { run, index: 0 }).await? {
+            runs.extend(task.pending.values().filter_map(|pending| match pending.kind {
+                PendingKind::Child { run } => Some(run),
+                PendingKind::Sleep
+                | PendingKind::Receive { .. }
+                | PendingKind::Event { .. }
+                | PendingKind::Signal { .. } => None,
+            }));
+        }
+        let mut asks = Vec::new();
+        for run in runs {
+            let found = self.client.documents(ATTENTION, &format!("{run}/")).await?;
+            asks.extend(found.iter().filter_map(|(_, row)| serde_json::from_slice::<Attention>(&row.body).ok()));
+        }
+        Ok(asks)
     }
 
     /// What a run carries out, and its row.
@@ -536,6 +561,7 @@ fn standing(execution: &Execution, run: Option<RunId>, status: &str) -> Answer {
         in_doubt: false,
         repeated: false,
         prompt: None,
+        asks: None,
         steps: Vec::new(),
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mainspring_client::{
-    Attention, Client, Commit, Context, DocumentKey, Failure, Guard, KeyRule, KeyStrategy, PutDocument, RetryRule,
-    TaskContext, Worker, WorkflowDef, settle_signal,
+    Attention, Client, Commit, Context, DocumentKey, Failure, Guard, KeyRule, KeyStrategy, PutDocument, RateUse,
+    RetryRule, TaskContext, Worker, WorkflowDef, settle_signal,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -133,7 +133,7 @@ impl Run<'_> {
 
     async fn carry_out(&self) -> Result<Outcome, Failure> {
         let outcome = match self.confirmed().await {
-            Ok(None) => self.act().await,
+            Ok(None) => self.act_in_time().await,
             Ok(Some(declined)) => Ok(declined),
             Err(failure) => Err(failure),
         };
@@ -163,6 +163,27 @@ impl Run<'_> {
                 Ok(outcome)
             }
             finished => finished.map(|()| outcome),
+        }
+    }
+
+    /// Acts, for a step of a plan within its tool's rate. Of a call by itself that was seen to when it was taken.
+    async fn act_in_time(&self) -> Result<Outcome, Failure> {
+        if self.execution.step.is_some() && !self.keep_the_rate(&self.execution.tool, true).await? {
+            return Ok(Outcome::of(OutcomeStatus::Failed, too_late()));
+        }
+        self.act().await
+    }
+
+    /// Takes what a call takes from its tool's rate limit, waiting until it may; false if that is too late. What undoes
+    /// waits as long as it takes, and whether or not it is asked to end.
+    async fn keep_the_rate(&self, tool: &Tool, forward: bool) -> Result<bool, Failure> {
+        let Some(from) = rate_use(tool) else { return Ok(true) };
+        let until = self.execution.deadline_at.filter(|_| forward);
+        loop {
+            match self.ctx.take(from.clone(), until).await {
+                Err(Failure::Cancelled(_)) if !forward => {}
+                other => return other,
+            }
         }
     }
 
@@ -329,8 +350,9 @@ impl Run<'_> {
     async fn confirmed(&self) -> Result<Option<Outcome>, Failure> {
         let Some(prompt) = &self.execution.confirm else { return Ok(None) };
         let Execution { tool, arguments, caller, .. } = self.execution;
-        let expires_ms = tool.confirmation.as_ref().map_or(0, |confirmation| confirmation.expires_ms);
         let since = self.now_ms().await?;
+        let left_ms = self.execution.deadline_at.map_or(u64::MAX, |at| at.saturating_sub(since));
+        let expires_ms = tool.confirmation.as_ref().map_or(0, |confirmation| confirmation.expires_ms).min(left_ms);
         let detail = json!({
             "tool": tool.name, "arguments": super::call::preview(tool, arguments), "expires_at": since + expires_ms,
             "digest": super::call::digest(arguments), "agent": caller.agent, "session": caller.session,
@@ -609,6 +631,19 @@ pub(super) async fn record_end(
     let data: Value = serde_json::from_slice(&data).unwrap_or_default();
     client.emit(&name, scope.as_deref(), &data).await.map_err(again)?;
     Ok(())
+}
+
+/// What one call takes from its tool's rate limit.
+pub(super) fn rate_use(tool: &Tool) -> Option<RateUse> {
+    let rate = tool.rate?;
+    Some(RateUse { name: format!("tool:{}", tool.name), units: 1, sets: Some((rate.limit, rate.window_ms)) })
+}
+
+/// What serialises a call, if its tool says that calls go one after another.
+pub(super) fn order_key(tool: &Tool, arguments: &Value) -> Result<Option<String>, template::BadTemplate> {
+    let Some(template) = &tool.concurrency_key else { return Ok(None) };
+    let key = template::fill_text(template, &json!({ "args": arguments }), template::Encoding::Plain)?;
+    Ok(Some(format!("{}:{}:{key}", tool.name.len(), tool.name)))
 }
 
 /// The question a confirmation asks, filled in.

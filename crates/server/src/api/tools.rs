@@ -335,7 +335,7 @@ fn streamed(state: &AppState, caller: &Caller, door: Door, answer: Answer, first
     ([(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-fn received(lines: mpsc::Receiver<Bytes>) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> {
+pub(super) fn received(lines: mpsc::Receiver<Bytes>) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> {
     stream::unfold(lines, |mut lines| async move { lines.recv().await.map(|line| (Ok(line), lines)) })
 }
 

@@ -142,6 +142,8 @@ pub(super) fn tries(run: &Value) -> Vec<Line> {
             // What came of it is the entry of the same name behind it. Without one it is under way, or was cut off.
             Some("begin") if !journal[place..].iter().any(|one| one["kind"] == "run" && one["name"] == name) => "try",
             Some("sleep") => "wait",
+            // One that was there at once is nothing to tell.
+            Some("take") if entry["completed_at"] != entry["requested_at"] => "limit",
             Some("wait_signal") => "asked",
             Some("spawn") => "begun",
             Some(_) | None => continue,

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::{Form, Path, Query, State};
 use axum::response::{Html, Redirect};
 use axum::routing::{get, post};
-use mainspring_client::{ATTENTION, Attention, DocumentKey, RunId};
+use mainspring_client::{DocumentKey, RunId};
 use mainspring_flows::records;
 use mainspring_flows::tools::door::Verdict;
 use mainspring_flows::tools::{Door, Execution, ToolCallError, call, run};
@@ -108,8 +108,7 @@ async fn told(door: &Door, run: RunId) -> Result<Value, Problem> {
         Some(by) => Some(json!({ "execution_id": by.to_string(), "status": door.execution(by).await?.status })),
         None => None,
     };
-    let asked = door.client().documents(ATTENTION, &format!("{run}/")).await.map_err(ToolCallError::from)?;
-    let asked: Vec<Attention> = asked.iter().filter_map(|(_, row)| serde_json::from_slice(&row.body).ok()).collect();
+    let asked = door.asks(run).await?;
     let Execution { tool, version, others, arguments, caller, confirm, deadline_at, undoes, step, .. } = &execution;
     let compensations: serde_json::Map<String, Value> = others
         .values()
@@ -136,13 +135,14 @@ async fn told(door: &Door, run: RunId) -> Result<Value, Problem> {
     Ok(told)
 }
 
-/// The runs of steps that are carried out at the same time, each with the step it is for.
+/// The runs of steps that have one of their own, each with the step it is for.
 async fn children(door: &Door, run: &RunView) -> Result<Vec<Value>, Problem> {
     let mut children = Vec::new();
     for step in run.tasks.iter().flat_map(|task| &task.journal) {
         let child = step.detail.as_deref().and_then(|detail| detail.strip_prefix("run "));
         let child = child.and_then(|child| child.parse::<RunId>().ok());
-        let (true, Some(child)) = (step.kind == "spawn" && step.name == run::WORKFLOW, child) else { continue };
+        let ours = step.kind == "spawn" && [run::WORKFLOW, run::ORDERED].contains(&step.name.as_str());
+        let Some(child) = child.filter(|_| ours) else { continue };
         let Ok((execution, _)) = door.read(child).await else { continue };
         let answer = door.execution(child).await?;
         children.push(json!({

@@ -1,5 +1,6 @@
 //! Tools through the front door: a provider with a ledger of its own says what was done in the world, and how often.
 
+mod audit;
 mod callbacks;
 mod catalogue;
 mod doubt;

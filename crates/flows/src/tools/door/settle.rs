@@ -95,7 +95,8 @@ impl Door {
         self.client.signal(run, &settle_signal(step), &answer).await?;
         let told = json!({
             "execution_id": run.to_string(), "step": step, "kind": attention.kind, "verb": verdict.verb,
-            "note": verdict.note, "by": by,
+            "note": verdict.note, "by": by, "tool": attention.detail["tool"], "agent": attention.detail["agent"],
+            "session": attention.detail["session"],
         });
         let session = attention.detail.get("session").and_then(Value::as_str);
         self.client.emit("tool.answered", session, &told).await?;

@@ -4,7 +4,7 @@
 use mainspring_client::{Call, Commit, Failure, OnParentEnd, SpawnOptions, settle_signal};
 use serde_json::{Map, Value, json};
 
-use super::{CALL_STEP, Called, Run, Settled, WORKFLOW};
+use super::{CALL_STEP, Called, ORDERED, Run, Settled, WORKFLOW};
 use crate::calls::EffectPolicy;
 use crate::tools::call::{Execution, Outcome, OutcomeStatus, StepOutcome};
 use crate::tools::plan::{Item, Plan, PlanStep};
@@ -108,6 +108,32 @@ impl Progress {
             }
         }
     }
+}
+
+impl Ready {
+    /// Whether it needs a run of its own, because it may have to wait for a person or for other calls.
+    fn apart(&self) -> bool {
+        self.tool.confirmation.is_some() || self.tool.concurrency_key.is_some()
+    }
+}
+
+/// What came of a step that has a run of its own.
+async fn outcome_of(call: Result<Call, ToolError>) -> Result<Called, Failure> {
+    let call = match call {
+        Ok(call) => call,
+        Err(error) => return Ok(Called::Failed(error)),
+    };
+    Ok(match call.result::<Outcome>().await {
+        Ok(Outcome { status: OutcomeStatus::Done, result, error: None, .. }) => Called::Done(Ok(result)),
+        Ok(Outcome { status: OutcomeStatus::Done, error: Some(error), .. }) => Called::Done(Err(error)),
+        Ok(Outcome { status, error, .. }) => {
+            let error = error.unwrap_or_else(|| ToolError::new("failed", "it failed"));
+            if status == OutcomeStatus::Compensated { Called::Undone(error) } else { Called::Failed(error) }
+        }
+        // It was asked to end, and has undone what it did.
+        Err(Failure::Child { error, .. }) => Called::Failed(ToolError::new("cancelled", error)),
+        Err(ending) => return Err(ending),
+    })
 }
 
 impl Run<'_> {
@@ -221,7 +247,13 @@ impl Run<'_> {
     /// Carries a step out. Behind the point of no return a failure waits for a person instead of undoing what can't be.
     async fn go_on(&self, ready: Ready, progress: &mut Progress) -> Result<Option<ToolError>, Failure> {
         loop {
-            let called = self.call(&ready.name, &ready.tool, &ready.arguments, &ready.key, true).await?;
+            let called = if ready.apart() {
+                self.called_apart(&ready).await?
+            } else if !self.keep_the_rate(&ready.tool, true).await? {
+                Called::Failed(super::too_late())
+            } else {
+                self.call(&ready.name, &ready.tool, &ready.arguments, &ready.key, true).await?
+            };
             match called {
                 Called::Failed(error) if progress.pivot > 0 => {
                     if !self.only_forward(&ready, &error).await? {
@@ -263,43 +295,57 @@ impl Run<'_> {
     /// Carries steps out at the same time, each as a run of its own.
     async fn together(&self, steps: Vec<Ready>, progress: &mut Progress) -> Result<Option<ToolError>, Failure> {
         if steps.iter().any(|ready| ready.tool.policy != EffectPolicy::Pure) {
-            // Asked to end from here on, the plan has to be there to undo what they did.
-            self.ctx.commit(Commit { force: true, guarded: true, ..Commit::default() }).await?;
+            self.stay_to_undo().await?;
         }
-        let mut calls: Vec<(Ready, Call)> = Vec::new();
+        let mut calls: Vec<(Ready, Result<Call, ToolError>)> = Vec::new();
         for ready in steps {
-            let execution = Execution {
-                tool: ready.tool.clone(),
-                arguments: ready.arguments.clone(),
-                key: ready.key.clone(),
-                ledger: None,
-                confirm: None,
-                undoes: None,
-                step: Some(ready.name.clone()),
-                ..self.execution.clone()
-            };
-            let options = SpawnOptions { on_parent_end: OnParentEnd::Cancel, ..SpawnOptions::default() };
-            let call = self.ctx.spawn(WORKFLOW, &execution, options).await?;
+            let call = self.begin_apart(&ready).await?;
             calls.push((ready, call));
         }
         let mut stopped = None;
         for (ready, call) in calls {
-            let called = match call.result::<Outcome>().await {
-                Ok(Outcome { status: OutcomeStatus::Done, result, error: None, .. }) => Called::Done(Ok(result)),
-                Ok(Outcome { status: OutcomeStatus::Done, error: Some(error), .. }) => Called::Done(Err(error)),
-                Ok(Outcome { status, error, .. }) => {
-                    let error = error.unwrap_or_else(|| ToolError::new("failed", "it failed"));
-                    if status == OutcomeStatus::Compensated { Called::Undone(error) } else { Called::Failed(error) }
-                }
-                // It was asked to end, and has undone what it did.
-                Err(Failure::Child { error, .. }) => Called::Failed(ToolError::new("cancelled", error)),
-                Err(ending) => return Err(ending),
-            };
             // The others are waited for: what they did has to be undone as well.
-            let error = progress.take(ready, called);
+            let error = progress.take(ready, outcome_of(call).await?);
             stopped = stopped.or(error);
         }
         Ok(stopped)
+    }
+
+    /// Carries one step out as a run of its own, which can wait: for a person, or for its turn.
+    async fn called_apart(&self, ready: &Ready) -> Result<Called, Failure> {
+        if ready.tool.policy != EffectPolicy::Pure {
+            self.stay_to_undo().await?;
+        }
+        outcome_of(self.begin_apart(ready).await?).await
+    }
+
+    /// Asked to end from here on, the plan has to be there to undo what runs of its steps did.
+    async fn stay_to_undo(&self) -> Result<(), Failure> {
+        self.ctx.commit(Commit { force: true, guarded: true, ..Commit::default() }).await?;
+        Ok(())
+    }
+
+    async fn begin_apart(&self, ready: &Ready) -> Result<Result<Call, ToolError>, Failure> {
+        let Ready { name, tool, arguments, key, .. } = ready;
+        let asked =
+            super::prompt(tool, arguments).and_then(|confirm| Ok((confirm, super::order_key(tool, arguments)?)));
+        let (confirm, order) = match asked {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(ToolError::new("template", error.to_string()))),
+        };
+        let execution = Execution {
+            tool: tool.clone(),
+            arguments: arguments.clone(),
+            key: key.clone(),
+            ledger: None,
+            confirm,
+            undoes: None,
+            step: Some(name.clone()),
+            ..self.execution.clone()
+        };
+        let workflow = if order.is_some() { ORDERED } else { WORKFLOW };
+        let options = SpawnOptions { key: order, on_parent_end: OnParentEnd::Cancel, ..SpawnOptions::default() };
+        Ok(Ok(self.ctx.spawn(workflow, &execution, options).await?))
     }
 
     /// Undoes what was done, the last first, and notes of each step what became of it.
@@ -373,6 +419,9 @@ impl Run<'_> {
         let mut rounds = 0;
         loop {
             rounds += 1;
+            if let Ok((undo, _)) = &undoing.by {
+                self.keep_the_rate(undo, false).await?;
+            }
             let error = match &undoing.by {
                 Err(error) => (*error).clone(),
                 Ok((undo, _)) if matches!(undo.provider, Provider::Steps(_) | Provider::Person(_)) => {

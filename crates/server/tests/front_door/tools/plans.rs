@@ -1,5 +1,9 @@
 //! Several tools in order: what was done is undone if one fails, whatever happens meanwhile, and never twice.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -380,4 +384,133 @@ async fn a_call_that_was_done_can_be_undone_later_and_once() {
     );
     let keys: Vec<_> = provider.calls_of("/hotel").iter().map(|call| call.key().to_owned()).collect();
     assert!(keys.len() == 2 && keys[0] != keys[1], "{keys:?}");
+}
+
+/// A plan that books a flight and then does something else.
+async fn flight_and(user: &User, provider: &Provider, other: &str) {
+    put(user, "flight.cancel", &at(provider, "/flight/cancel", "idempotent", json!({}))).await;
+    let undo = json!({ "compensation": { "tool": "flight.cancel", "arguments": {} } });
+    put(user, "flight.book", &at(provider, "/flight", "compensatable", undo)).await;
+    let steps = json!([{ "name": "flight", "tool": "flight.book" }, { "name": "other", "tool": other }]);
+    let plan = json!({ "policy": "compensatable", "provider": { "kind": "steps", "steps": steps } });
+    put(user, "plan", &plan).await;
+}
+
+#[tokio::test]
+async fn a_step_that_needs_a_yes_waits_for_it_and_a_no_takes_back_what_was_done() {
+    let (server, user) = server().await;
+    let provider = Provider::start(|call: Call| async move { booked(&call) }).await;
+    let asked = json!({ "confirmation": { "prompt": "Pay {{args.amount}}?", "expires_ms": 600_000 } });
+    put(&user, "pay", &at(&provider, "/pay", "irreversible", asked)).await;
+    flight_and(&user, &provider, "pay").await;
+    let yes = begin(&user, "plan", "yes", json!({ "amount": 5 })).await;
+    let no = begin(&user, "plan", "no", json!({ "amount": 6 })).await;
+    let ask = async |user: &User, id: &str| {
+        let shown = execution(user, id, "awaiting_confirmation").await;
+        shown["asks"]["run_id"].as_str().expect("where it is answered").to_owned()
+    };
+    let (to_yes, to_no) = (ask(&user, &yes).await, ask(&user, &no).await);
+    assert_eq!(user.get(&format!("/v1/tool-executions/{yes}")).await.ok()["prompt"], "Pay 5?");
+    assert_eq!(provider.calls().iter().filter(|call| call.path == "/pay").count(), 0);
+    let server = server.crash(None).await;
+    let user = server.user().await;
+    assert_eq!(ask(&user, &yes).await, to_yes, "after a crash the same question stands");
+    let page = user.get(&format!("/tools/executions/{yes}")).await.text;
+    assert!(page.contains("Pay 5?"), "{page}");
+    assert_eq!(settle(&user, &to_yes, "confirm", json!({ "verb": "yes" })).await.status, 202);
+    assert_eq!(settle(&user, &to_no, "confirm", json!({ "verb": "no" })).await.status, 202);
+    assert_eq!(steps(&ended(&user, &yes).await), pairs(&[("flight", "done"), ("other", "done")]));
+    let declined = ended(&user, &no).await;
+    assert_eq!((&declined["status"], &declined["error"]["code"]), (&json!("compensated"), &json!("declined")));
+    assert_eq!(steps(&declined), pairs(&[("flight", "compensated"), ("other", "failed")]));
+    nobody_is_asked(&user).await;
+    let count = |path: &str| provider.calls().iter().filter(|call| call.path == path).count();
+    assert_eq!((count("/flight"), count("/pay"), count("/flight/cancel")), (2, 1, 1));
+}
+
+#[tokio::test]
+async fn cancelling_a_plan_withdraws_what_a_step_asks_and_undoes_the_others() {
+    let (_server, user) = server().await;
+    let provider = Provider::start(|call: Call| async move { booked(&call) }).await;
+    let asked = json!({ "confirmation": { "prompt": "Pay?", "expires_ms": 600_000 } });
+    put(&user, "pay", &at(&provider, "/pay", "irreversible", asked)).await;
+    flight_and(&user, &provider, "pay").await;
+    let id = begin(&user, "plan", "k", json!({})).await;
+    execution(&user, &id, "awaiting_confirmation").await;
+    assert_eq!(user.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await.status, 202);
+    ended(&user, &id).await;
+    nobody_is_asked(&user).await;
+    let paths: Vec<_> = provider.calls().iter().map(|call| call.path.clone()).collect();
+    assert_eq!(paths, ["/flight", "/flight/cancel"]);
+}
+
+#[tokio::test]
+async fn steps_keep_the_rate_of_their_tools_and_wait_for_it() {
+    let (_server, user) = server().await;
+    let provider = Provider::start(|call: Call| async move { booked(&call) }).await;
+    let rate = json!({ "rate": { "limit": 1, "window_ms": 700 } });
+    put(&user, "look", &at(&provider, "/look", "idempotent", rate)).await;
+    let step = |name: &str| json!({ "name": name, "tool": "look" });
+    let steps_of = json!([step("one"), step("two"), { "parallel": [step("three"), step("four")] }]);
+    let plan = json!({ "policy": "idempotent", "provider": { "kind": "steps", "steps": steps_of } });
+    put(&user, "plan", &plan).await;
+    let id = begin(&user, "plan", "k", json!({})).await;
+    let answer = ended(&user, &id).await;
+    assert_eq!(answer["status"], "done", "{answer}");
+    assert_eq!(provider.calls().len(), 4);
+    let run = user.get(&format!("/v1/runs/{id}")).await.ok();
+    let journal = run["tasks"][0]["journal"].as_array().expect("a journal").clone();
+    let taken = journal.iter().filter(|entry| entry["kind"] == "take").count();
+    assert!(taken >= 3, "two steps took from the limit, and the second had to ask twice: {journal:?}");
+}
+
+#[tokio::test]
+async fn a_plan_does_not_wait_for_a_rate_beyond_its_deadline() {
+    let (_server, user) = server().await;
+    let provider = Provider::start(|call: Call| async move { booked(&call) }).await;
+    put(&user, "flight.cancel", &at(&provider, "/flight/cancel", "idempotent", json!({}))).await;
+    let undo = json!({ "tool": "flight.cancel", "arguments": {} });
+    let rate = json!({ "limit": 1, "window_ms": 3_600_000 });
+    let flight = at(&provider, "/flight", "compensatable", json!({ "rate": rate, "compensation": undo }));
+    put(&user, "flight.book", &flight).await;
+    let step = |name: &str| json!({ "name": name, "tool": "flight.book" });
+    let plan = json!({ "kind": "steps", "deadline_ms": 500, "steps": [step("one"), step("two")] });
+    put(&user, "plan", &json!({ "policy": "compensatable", "provider": plan })).await;
+    let id = begin(&user, "plan", "k", json!({})).await;
+    let late = ended(&user, &id).await;
+    assert_eq!((&late["status"], &late["error"]["code"]), (&json!("compensated"), &json!("deadline_exceeded")));
+    let paths: Vec<_> = provider.calls().iter().map(|call| call.path.clone()).collect();
+    assert_eq!(paths, ["/flight", "/flight/cancel"]);
+}
+
+#[tokio::test]
+async fn steps_of_one_order_key_go_one_after_another_over_all_plans() {
+    let (_server, user) = server().await;
+    let (busy, most) = (Arc::new(AtomicU32::new(0)), Arc::default());
+    let provider = {
+        let most: Arc<AtomicU32> = Arc::clone(&most);
+        Provider::start(move |call: Call| {
+            let (busy, most) = (busy.clone(), most.clone());
+            async move {
+                let now = busy.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                busy.fetch_sub(1, Ordering::SeqCst);
+                booked(&call)
+            }
+        })
+        .await
+    };
+    let ordered = json!({ "concurrency_key": "{{args.account}}" });
+    put(&user, "move", &at(&provider, "/move", "idempotent", ordered)).await;
+    let plan = json!({ "policy": "idempotent", "provider": { "kind": "steps", "steps": [
+        { "name": "one", "tool": "move" },
+        { "parallel": [{ "name": "two", "tool": "move" }, { "name": "three", "tool": "move" }] },
+    ] } });
+    put(&user, "plan", &plan).await;
+    let ids = ["a", "b", "c"].map(|key| begin(&user, "plan", key, json!({ "account": "x" })));
+    for id in futures_util::future::join_all(ids).await {
+        assert_eq!(ended(&user, &id).await["status"], "done");
+    }
+    assert_eq!((provider.calls().len(), most.load(Ordering::SeqCst)), (9, 1));
 }
