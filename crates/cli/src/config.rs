@@ -41,6 +41,10 @@ pub(crate) struct Config {
     /// Accounts at platforms whose webhooks come in.
     #[serde(default)]
     pub(crate) integrations: Vec<ConfiguredIntegration>,
+    /// Where Redis is.
+    pub(crate) redis: Option<crate::bus::ConfiguredRedis>,
+    /// The streams channel gateways and routers are spoken to over.
+    pub(crate) bus: Option<crate::bus::ConfiguredBus>,
 }
 
 /// An account of a tenant at a platform, whose webhooks come in at `/v1/incoming/ID`.
@@ -308,6 +312,8 @@ pub(crate) struct Agent {
     workflow: Option<String>,
     /// The environment variable that has the secret its requests are signed with.
     secret_env: Option<String>,
+    /// The environment variable that has the secret its replies are signed with.
+    deliver_secret_env: Option<String>,
     #[serde(flatten)]
     turns: toml::Table,
 }
@@ -389,12 +395,15 @@ impl Agent {
             .try_into()
             .with_context(|| format!("agent {:?} is not understood", self.name))?;
         own.apply(&mut settings);
-        if let Some(name) = &self.secret_env {
+        let secret = |key: &str, name: &Option<String>| {
+            let Some(name) = name else { return Ok(None) };
             let secret = std::env::var(name).with_context(|| {
-                format!("agent {:?}: its secret_env {name} is not set: export it, or leave secret_env out", self.name)
-            })?;
-            settings.secret = Some(Secret(secret));
-        }
+                format!("agent {:?}: its {key} {name} is not set: export it, or leave {key} out", self.name)
+            });
+            secret.map(|secret| Some(Secret(secret)))
+        };
+        settings.secret = secret("secret_env", &self.secret_env)?;
+        settings.deliver_secret = secret("deliver_secret_env", &self.deliver_secret_env)?;
         settings.window.check().with_context(|| format!("agent {:?}: window", self.name))?;
         for (channel, own) in &settings.channels {
             if let Some(window) = &own.window {

@@ -24,6 +24,9 @@ struct Running {
     url: String,
     pid: u32,
     tenant: String,
+    /// The names of all its tenants.
+    #[serde(default)]
+    tenants: Vec<String>,
 }
 
 /// A server to talk to.
@@ -36,8 +39,8 @@ fn path_in(dir: &Path) -> PathBuf {
     dir.join("server.json")
 }
 
-pub(crate) fn write(dir: &Path, url: &str, tenant: TenantId) -> anyhow::Result<()> {
-    let running = Running { url: url.to_owned(), pid: std::process::id(), tenant: tenant.to_string() };
+pub(crate) fn write(dir: &Path, url: &str, tenant: TenantId, tenants: Vec<String>) -> anyhow::Result<()> {
+    let running = Running { url: url.to_owned(), pid: std::process::id(), tenant: tenant.to_string(), tenants };
     let draft = dir.join("server.json.tmp");
     fs::write(&draft, serde_json::to_vec_pretty(&running)?)?;
     fs::rename(&draft, path_in(dir)).context("server.json could not be written")
@@ -61,16 +64,38 @@ pub(crate) fn find(args: &ServerArgs) -> anyhow::Result<Server> {
     if let (Some(url), Some(token)) = (&args.url, &args.token) {
         return Ok(Server { url: url.trim_end_matches('/').to_owned(), token: token.clone() });
     }
-    let path = path_in(&args.dir);
-    let text = fs::read_to_string(&path).with_context(|| {
-        format!("no server runs on {}: start one with 'mainspring dev', name its directory with --dir, or use --url and --token", args.dir.display())
-    })?;
-    let running: Running =
-        serde_json::from_str(&text).with_context(|| format!("{} is not understood", path.display()))?;
+    let running = running(&args.dir)?;
     let tenant = match &args.tenant {
         Some(name) => tenant_id(name),
-        None => running.tenant.parse().with_context(|| format!("{} names no tenant", path.display()))?,
+        None => running.tenant.parse().context("server.json names no tenant")?,
     };
+    sign_for(&args.dir, running.url, tenant)
+}
+
+/// The same for each tenant of the server, by name; for the one alone that is named, or whose token was given.
+pub(crate) fn find_all(args: &ServerArgs) -> anyhow::Result<Vec<(String, Server)>> {
+    if (args.url.is_some() && args.token.is_some()) || args.tenant.is_some() {
+        let name = args.tenant.clone().unwrap_or_else(|| "the token's".to_owned());
+        return Ok(vec![(name, find(args)?)]);
+    }
+    let Running { url, tenants, .. } = running(&args.dir)?;
+    let each = tenants.into_iter().map(|name| {
+        let server = sign_for(&args.dir, url.clone(), tenant_id(&name))?;
+        Ok((name, server))
+    });
+    each.collect()
+}
+
+fn running(dir: &Path) -> anyhow::Result<Running> {
+    let path = path_in(dir);
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!("no server runs on {}: start one with 'mainspring dev', name its directory with --dir, or use --url and --token", dir.display())
+    })?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not understood", path.display()))
+}
+
+/// A server on this machine, with a token made for one command.
+fn sign_for(dir: &Path, url: String, tenant: TenantId) -> anyhow::Result<Server> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let grant = Grant {
@@ -78,9 +103,9 @@ pub(crate) fn find(args: &ServerArgs) -> anyhow::Result<Server> {
         tenant,
         scopes: &[Scope::Admin],
         ttl_s: OPERATOR_TTL_S,
-        server_url: &running.url,
+        server_url: &url,
         grpc_address: "",
     };
-    let (token, _) = Keys::load_or_create(&args.dir)?.sign(&grant)?;
-    Ok(Server { url: running.url, token })
+    let (token, _) = Keys::load_or_create(dir)?.sign(&grant)?;
+    Ok(Server { url, token })
 }

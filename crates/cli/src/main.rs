@@ -1,5 +1,6 @@
 //! `mainspring`: serve, dev, and every operator verb. The only place where parts are chosen and wired.
 
+mod bus;
 mod config;
 mod local;
 mod mcp;
@@ -71,6 +72,11 @@ enum Verb {
         /// Return once the message is accepted, without waiting for the reply.
         #[arg(long)]
         no_wait: bool,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Writes all published configurations into Redis anew, from the tables.
+    RedisRebuild {
         #[command(flatten)]
         server: ServerArgs,
     },
@@ -183,6 +189,7 @@ fn start_up() -> anyhow::Result<()> {
             Verb::Send { agent, text, interlocutor, channel, no_wait, server } => {
                 verbs::send(&server, &agent, &interlocutor, &channel, &text, !no_wait).await
             }
+            Verb::RedisRebuild { server } => verbs::redis_rebuild(&server).await,
         }
     })
 }

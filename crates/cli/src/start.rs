@@ -13,11 +13,12 @@ use mainspring_core::row::TokenRow;
 use mainspring_core::{Command, Table, TokenId};
 use mainspring_engine::{Embedded, Engine, EngineOptions, LogOptions};
 use mainspring_flows::egress::{EgressOptions, HttpEgress};
+use mainspring_flows::publish;
 use mainspring_flows::tools::breaker::Breakers;
 use mainspring_flows::tools::catalogue::KnownTools;
 use mainspring_flows::tools::{CallbackDoor, Kit};
 use mainspring_flows::webhooks::{Filter, Filters, Seen, Shared, Webhooks};
-use mainspring_flows::{AgentSettings, Agents, Outside, TurnDoor};
+use mainspring_flows::{AgentSettings, Agents, Outside, TurnDoor, Web};
 use mainspring_hatchet::expression::{Environment, Expression};
 use mainspring_hatchet::{Caller, Gate, Hatchet};
 use mainspring_server::api::incoming::Placed;
@@ -26,6 +27,7 @@ use mainspring_server::auth::Scope;
 use mainspring_server::{AppState, Keys, ServerOptions};
 use tokio::net::TcpListener;
 
+use crate::bus::{self, BusSetup};
 use crate::config::{Config, Configured, Egress, Pace, Store, dev_agent, tenant_id};
 use crate::{local, mcp};
 
@@ -45,6 +47,7 @@ struct Setup {
     egress: EgressOptions,
     integrations: BTreeMap<String, Placed>,
     secrets: Configured,
+    bus: Option<BusSetup>,
     began: Instant,
 }
 
@@ -65,6 +68,7 @@ pub(crate) async fn dev(dir: &Path, listen: SocketAddr, began: Instant) -> anyho
         egress: Egress::default().options(true)?,
         integrations: BTreeMap::new(),
         secrets: Configured::default(),
+        bus: None,
         began,
     })
     .await
@@ -104,12 +108,13 @@ pub(crate) async fn serve(
         example: None,
         egress: config.egress.options(false)?,
         secrets: Configured::read(&config.secrets)?,
+        bus: bus::setup(config.redis.as_ref(), config.bus)?,
         began,
     })
     .await
 }
 
-async fn run(setup: Setup) -> anyhow::Result<()> {
+async fn run(mut setup: Setup) -> anyhow::Result<()> {
     let listener = TcpListener::bind(setup.listen).await.with_context(|| {
         format!(
             "can't listen on {}: end what uses it, or choose another with --listen (port 0 takes a free one)",
@@ -137,6 +142,7 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
     let public_url = setup.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
     let egress = HttpEgress::new(setup.egress.clone());
     let egress = egress.map_err(|error| anyhow::anyhow!("calls to other addresses can't be set up: {error}"))?;
+    let published_by = egress.clone();
     let callbacks = CallbackDoor { tokens: keys.turn_tokens().clone(), url: format!("{public_url}/v1/tool-callbacks") };
     let kit = Kit {
         egress: Arc::new(egress.clone()),
@@ -148,14 +154,26 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
     };
     let calls_url = format!("{public_url}/v1/turn");
     let door = TurnDoor { tokens: keys.turn_tokens().clone(), calls_url, tools: Some(kit.clone()) };
-    let mut workers = offer_all(&engine, &tenants, &agents, setup.example.as_ref(), &door).await?;
+    let mut publishing = publish::Shared::new(published_by.clone(), kit.secrets.clone());
+    if let Some(bus) = &mut setup.bus {
+        publishing.mirror = bus.mirror(&engine, &tenants)?;
+    }
+    let mut workers = offer_all(&setup, &engine, &tenants, &agents, &door, &publishing).await?;
     let webhooks = offer_webhooks(&setup, &engine, &tenants, &keys, &mut workers).await?;
     forget_revoked(&engine, &tenants).await?;
 
     let home = tenants[0].0;
     let server = ServerOptions { public_url: public_url.clone(), grpc_address: address.to_string(), home_tenant: home };
+    let running_bus = match setup.bus.take() {
+        Some(bus) => Some(bus::start(bus, &engine, &tenants, &agents, address.port()).await?),
+        None => None,
+    };
     let state = AppState::new(engine.clone(), agents, keys, server);
+    if let Some(bus) = &running_bus {
+        state.set_beside(bus.standing());
+    }
     state.set_tools(kit);
+    state.set_publishing(publishing);
     let matching: Vec<_> = webhooks.values().map(|one| tokio::spawn(one.clone().match_events())).collect();
     state.set_webhooks(webhooks);
     state.set_integrations(setup.integrations.clone());
@@ -164,13 +182,17 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
     let hatchet = Hatchet::start(engine.clone(), gate(&state));
     let routes = mainspring_server::router(state.clone()).merge(hatchet.routes()).merge(mcp::routes(&state));
     let serving = tokio::spawn(listen_on(listener, routes));
-    local::write(&setup.dir, &format!("http://{address}"), home)?;
+    let names = tenants.iter().map(|(_, name)| (*name).to_owned()).collect();
+    local::write(&setup.dir, &format!("http://{address}"), home, names)?;
     announce(&setup, &public_url, door.as_deref())?;
 
     stop_signal().await?;
     tracing::info!("stopping: what was accepted is made durable first");
     serving.abort();
     matching.iter().for_each(tokio::task::JoinHandle::abort);
+    if let Some(bus) = running_bus {
+        bus.stop().await;
+    }
     for worker in workers {
         worker.stop().await;
     }
@@ -181,24 +203,21 @@ async fn run(setup: Setup) -> anyhow::Result<()> {
 
 /// The flows for every tenant, and the example agent where there is one.
 async fn offer_all(
+    setup: &Setup,
     engine: &Engine,
     tenants: &[(TenantId, &str)],
     agents: &Agents,
-    example: Option<&orders_agent::Settings>,
     door: &TurnDoor,
+    publishing: &publish::Shared,
 ) -> anyhow::Result<Vec<RunningWorker>> {
-    let http = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(5))
-        .pool_idle_timeout(Duration::from_secs(30))
-        .redirect(reqwest::redirect::Policy::none())
-        .build()?;
-    let http: Arc<dyn Outside> = Arc::new(http);
+    let web: Arc<dyn Outside> = Arc::new(Web::new(setup.egress.extra_roots.clone()).map_err(anyhow::Error::msg)?);
     let mut workers = Vec::new();
     for (tenant, name) in tenants {
         let client = Client::new(engine.clone(), *tenant);
         let worker = Worker::new(client.clone(), "built-in flows");
-        let mut worker = mainspring_flows::offer(worker, &client, agents, http.clone(), door.clone());
-        if let Some(settings) = example {
+        let mut worker = mainspring_flows::offer(worker, &client, agents, web.clone(), door.clone());
+        worker = publish::offer(worker, &publish::Configs::new(client.clone(), publishing.clone()));
+        if let Some(settings) = &setup.example {
             worker = orders_agent::offer(worker, settings.clone());
         }
         workers

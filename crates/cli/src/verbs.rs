@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::local::{Server, find};
+use crate::local::{Server, find, find_all};
 use crate::{RunVerb, ServerArgs, TokenVerb};
 
 /// How long `send` waits for a reply.
@@ -104,6 +104,15 @@ pub(crate) async fn run(verb: RunVerb, args: &ServerArgs) -> anyhow::Result<()> 
             server.call(Method::POST, &format!("/v1/runs/{id}/resume"), None).await?;
             println!("resumed {id}");
         }
+    }
+    Ok(())
+}
+
+pub(crate) async fn redis_rebuild(args: &ServerArgs) -> anyhow::Result<()> {
+    for (tenant, server) in find_all(args)? {
+        let given = server.call(Method::POST, "/v1/config-mirror/rebuild", None).await;
+        let given = given.with_context(|| format!("tenant {tenant}"))?;
+        println!("tenant {tenant}: {} bundles of {} agents", given["bundles"], given["agents"]);
     }
     Ok(())
 }
