@@ -1,5 +1,6 @@
-//! A `mainspring dev` of the release build, started for one measurement and ended with it.
+//! A server of the release build, started for one measurement and ended with it.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,6 +30,18 @@ impl Server {
     /// # Errors
     /// When it can't be started, ends, or is not ready in time; its output is in `<dir>/../server.log`.
     pub fn start(binary: &Path, dir: &Path, environment: &[(&str, &str)]) -> anyhow::Result<Server> {
+        Server::start_as(&["dev".as_ref()], binary, dir, environment)
+    }
+
+    /// Starts `binary serve` with a configuration instead.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn serve(config: &Path, binary: &Path, dir: &Path, environment: &[(&str, &str)]) -> anyhow::Result<Server> {
+        Server::start_as(&["serve".as_ref(), "--config".as_ref(), config.as_os_str()], binary, dir, environment)
+    }
+
+    fn start_as(verb: &[&OsStr], binary: &Path, dir: &Path, environment: &[(&str, &str)]) -> anyhow::Result<Server> {
         let log_path = dir.with_extension("log");
         let log = std::fs::File::create(&log_path).context("no file for the server's output")?;
         // A file of an earlier process would look like readiness.
@@ -36,7 +49,8 @@ impl Server {
         let _ = std::fs::remove_file(&ready_file);
         let begun = Instant::now();
         let mut child = Command::new(binary)
-            .args(["dev", "--listen", "127.0.0.1:0", "--dir"])
+            .args(verb)
+            .args(["--listen", "127.0.0.1:0", "--dir"])
             .arg(dir)
             .envs(environment.iter().copied())
             .stdout(log.try_clone()?)

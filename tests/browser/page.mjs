@@ -35,7 +35,7 @@ export class Page {
     if (patches.length) {
       // Never the event stream: its body has no end to wait for.
       const of = (urlPattern, resourceType) => ({ urlPattern, resourceType, requestStage: "Response" });
-      await this.#call("Fetch.enable", { patterns: [of("*/assets/*"), of("*", "Document"), of("*/turns/*"), of("*/runs*"), of("*/tools*"), of("*/attention")] });
+      await this.#call("Fetch.enable", { patterns: [of("*/assets/*"), of("*", "Document"), of("*/turns/*"), of("*/runs*"), of("*/tools*"), of("*/attention"), of("*/agents/*"), of("*/webhooks/*")] });
     }
   }
 

@@ -11,9 +11,11 @@ import { chat } from "./checks/chat.mjs";
 import { crash } from "./checks/crash.mjs";
 import { interrupts } from "./checks/interrupts.mjs";
 import { looks } from "./checks/looks.mjs";
+import { publish } from "./checks/publish.mjs";
 import { runs } from "./checks/runs.mjs";
 import { sessions } from "./checks/sessions.mjs";
 import { tools } from "./checks/tools.mjs";
+import { webhooks } from "./checks/webhooks.mjs";
 import { Chromium } from "./chromium.mjs";
 import { Expected } from "./expect.mjs";
 import { Server } from "./server.mjs";
@@ -23,7 +25,7 @@ const PATIENCE_MS = 60_000;
 /** The same while proving, where waiting in vain is what usually happens. */
 const PROVING_PATIENCE_MS = 8_000;
 
-const CHECKS = [...chat, ...interrupts, ...sessions, ...crash, ...runs, ...tools, ...looks];
+const CHECKS = [...chat, ...interrupts, ...sessions, ...crash, ...runs, ...tools, ...webhooks, ...publish, ...looks];
 
 const binary = wanted("MAINSPRING_BINARY");
 const chromium = wanted("CHROMIUM");

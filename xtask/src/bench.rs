@@ -27,6 +27,8 @@ enum Which {
     Tools,
     /// Matching of many webhook subscriptions, and deliveries.
     Webhooks,
+    /// Messages through the bus in and out, embedded and on Redis.
+    Bus,
     /// Time to ready and memory of an idle server.
     Idle,
 }
@@ -39,9 +41,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         Which::Turns => "turns",
         Which::Tools => "tools",
         Which::Webhooks => "webhooks",
+        Which::Bus => "bus",
         Which::Idle => "idle",
     };
-    if !matches!(args.which, Which::Engine | Which::Turns | Which::Tools | Which::Webhooks) {
+    if !matches!(args.which, Which::Engine | Which::Turns | Which::Tools | Which::Webhooks | Which::Bus) {
         workspace.release_binary()?;
     }
     let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "mainspring-bench", "--bin", bin]);

@@ -3,12 +3,14 @@
 
 mod bench;
 mod browser;
+mod chaos_bus;
 mod chaos_kill;
 mod chaos_tools;
 mod chaos_webhooks;
 mod dice;
 mod http;
 mod mcp;
+mod redis_py;
 mod sdk;
 mod server;
 mod sim;
@@ -50,10 +52,14 @@ enum Verb {
     Sdk(sdk::Args),
     /// Runs the published Python and TypeScript SDKs of MCP against our discovery server and our client
     Mcp(mcp::Args),
+    /// Runs the examples for Redis, and programs as they were before, against the server and a Redis of their own
+    RedisPy,
     /// Kills the server under load, again and again, and checks that nothing was lost or repeated
     ChaosKill(chaos_kill::Args),
     /// Kills the server while it delivers webhooks to an endpoint that misbehaves, and compares the books
     ChaosWebhooks(chaos_webhooks::Args),
+    /// Kills, flushes and freezes Redis, and kills the server, while both ends of the bus talk, and compares ledgers
+    ChaosBus(chaos_bus::Args),
     /// Kills the server while it calls tools over a proxy that breaks connections, and compares ledgers
     ChaosTools(chaos_tools::Args),
     /// Simulates whole deployments from seeds, and looks for broken promises
@@ -83,8 +89,10 @@ fn carry_out() -> anyhow::Result<()> {
         Verb::Browser => browser::run(&workspace),
         Verb::Sdk(args) => sdk::run(&workspace, &args),
         Verb::Mcp(args) => mcp::run(&workspace, &args),
+        Verb::RedisPy => redis_py::run(&workspace),
         Verb::ChaosKill(args) => chaos_kill::run(&workspace, &args),
         Verb::ChaosWebhooks(args) => chaos_webhooks::run(&workspace, &args),
+        Verb::ChaosBus(args) => chaos_bus::run(&workspace, &args),
         Verb::ChaosTools(args) => chaos_tools::run(&workspace, &args),
         Verb::Sim(args) => sim::run(&workspace, &args),
         Verb::Bench(args) => bench::run(&workspace, &args),

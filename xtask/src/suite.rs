@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::browser;
+use crate::tools::{self, REDIS};
 use crate::workspace::{SERVER_BINARY, Workspace};
 
 /// While a step runs, how often that is said.
@@ -64,15 +65,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     let logs = workspace.scratch("xtask-logs")?;
     let begun = Instant::now();
     let mut outcomes = Vec::new();
+    // First, so that an answer that takes a person comes before the long steps and not after them.
+    outcomes.push(prepare("Redis", || tools::find(&[REDIS]).map(drop)));
     if !args.quick && !args.no_browser {
-        // First, so that an answer that takes a person comes before the long steps and not after them.
-        let took = Instant::now();
-        let failure =
-            browser::tools().err().map(|error| Failure { how: format!("{error:#}"), last_words: String::new() });
-        if let Some(Failure { how, .. }) = &failure {
-            println!("FAILED browser tools: {how}");
-        }
-        outcomes.push(Outcome { name: "browser tools", took: took.elapsed(), failure });
+        outcomes.push(prepare("browser tools", || browser::tools().map(drop)));
     }
     let steps = steps(workspace, args)?;
     let count = steps.len();
@@ -81,6 +77,16 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         outcomes.push(carry_out(step, &logs)?);
     }
     summarise(&outcomes, begun.elapsed(), args)
+}
+
+/// Finds what a step needs, or installs it.
+fn prepare(name: &'static str, find: impl FnOnce() -> anyhow::Result<()>) -> Outcome {
+    let begun = Instant::now();
+    let failure = find().err().map(|error| Failure { how: format!("{error:#}"), last_words: String::new() });
+    if let Some(Failure { how, .. }) = &failure {
+        println!("FAILED {name}: {how}");
+    }
+    Outcome { name, took: begun.elapsed(), failure }
 }
 
 fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
@@ -118,6 +124,7 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
     if !args.no_sdk {
         steps.push(own("Hatchet SDKs", &["sdk"])?);
         steps.push(own("MCP SDKs", &["mcp"])?);
+        steps.push(own("redis-py", &["redis-py"])?);
     }
     steps.push(own("chaos-kill (queue)", &chaos("queue"))?);
     steps.push(own("chaos-kill (supersede)", &chaos("supersede"))?);
@@ -125,6 +132,7 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
         // The libraries that check its signatures are Python's and npm's.
         steps.push(own("chaos-webhooks", &["chaos-webhooks", "--seconds", "60"])?);
     }
+    steps.push(own("chaos-bus", &["chaos-bus", "--seconds", "45"])?);
     steps.push(own("chaos-tools", &["chaos-tools", "--rounds", rounds.as_str()])?);
     Ok(steps)
 }

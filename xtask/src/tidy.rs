@@ -8,13 +8,14 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// Which crate of the workspace may depend on which. Arrows point down only.
-const ALLOWED: [(&str, &[&str]); 14] = [
+const ALLOWED: [(&str, &[&str]); 15] = [
     ("mainspring-core", &[]),
     ("mainspring-store", &["mainspring-core"]),
     ("mainspring-engine", &["mainspring-core", "mainspring-store"]),
     ("mainspring-client", &["mainspring-core", "mainspring-engine"]),
     ("mainspring-mcp", &[]),
     ("mainspring-flows", &["mainspring-client", "mainspring-mcp"]),
+    ("mainspring-bus", &["mainspring-core", "mainspring-engine", "mainspring-client", "mainspring-flows"]),
     (
         "mainspring-server",
         &["mainspring-core", "mainspring-engine", "mainspring-client", "mainspring-flows", "mainspring-mcp"],
@@ -25,6 +26,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     (
         "mainspring-cli",
         &[
+            "mainspring-bus",
             "mainspring-core",
             "mainspring-engine",
             "mainspring-client",
@@ -42,6 +44,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     (
         "mainspring-bench",
         &[
+            "mainspring-bus",
             "mainspring-core",
             "mainspring-store",
             "mainspring-engine",

@@ -18,6 +18,10 @@ pub(crate) const NODE: Tool = Tool { names: &["node"], package: "nodejs" };
 /// Python, which the trip example is written in.
 pub(crate) const PYTHON: Tool = Tool { names: &["python3"], package: "python3" };
 
+/// Redis, of which tests start servers of their own. Valkey, which speaks the same, is not in Debian 12; whoever has it
+/// installed may name its `valkey-server` `redis-server`.
+pub(crate) const REDIS: Tool = Tool { names: &["redis-server"], package: "redis-server" };
+
 /// The paths of programs, in the order asked for. What is missing is installed if it may be.
 ///
 /// # Errors

@@ -5,17 +5,39 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use mainspring_bench::server::release_binary;
 use mainspring_bench::{Latencies, Machine, Place, Server};
+use mainspring_flows::settings::Secret;
+use mainspring_flows::sign;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 /// Short settings, so that turns and agents really work beside the load.
 const ENVIRONMENT: [(&str, &str); 2] = [("MAINSPRING_DEV_QUIET_MS", "200"), ("MAINSPRING_DEV_TOOL_MS", "10")];
+/// The configuration with which webhooks of a platform come in. Nobody answers: their turns fail beside the load.
+const INCOMING: &str = r#"
+[[agents]]
+name = "orders"
+tenant = "default"
+kind = "http"
+url = "http://127.0.0.1:9/turn"
+attempts_max = 1
+protection = { session_messages_per_minute = 0 }
+
+[[integrations]]
+id = "bench"
+tenant = "default"
+agent = "orders"
+kind = "generic"
+channel = "sms"
+secret_env = "BENCH_SECRET"
+"#;
+const SECRET: &str = "the bench signs what it sends";
 /// A request without an answer for this long is an error.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Not counted: connections are opened, the log's first small segments are passed.
@@ -33,6 +55,9 @@ struct Args {
     /// Sessions the messages are spread over.
     #[arg(long, default_value_t = 200)]
     sessions: u64,
+    /// Send them as a platform's webhooks (`/v1/incoming/bench`, signed), rather than as messages.
+    #[arg(long, conflicts_with = "url")]
+    incoming: bool,
     /// A running server; without it, `mainspring dev` is started on a fresh directory.
     #[arg(long, requires = "token")]
     url: Option<String>,
@@ -69,7 +94,14 @@ fn main() -> anyhow::Result<()> {
         Some(_) => None,
         None => {
             let binary = args.binary.clone().map_or_else(release_binary, Ok)?;
-            Some(Server::start(&binary, &place.path().join("http"), &ENVIRONMENT)?)
+            let dir = place.path().join("http");
+            Some(if args.incoming {
+                let config = place.path().join("mainspring.toml");
+                std::fs::write(&config, INCOMING)?;
+                Server::serve(&config, &binary, &dir, &[("BENCH_SECRET", SECRET)])?
+            } else {
+                Server::start(&binary, &dir, &ENVIRONMENT)?
+            })
         }
     };
     let (url, token) = match (&own, &args.url, &args.token) {
@@ -112,11 +144,18 @@ fn drive(args: &Args, url: &str, token: &str) -> anyhow::Result<Vec<Answered>> {
         let due = begun + interval.mul_f64(nth as f64);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let session = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) % args.sessions;
-        let address = format!("{url}/v1/sessions/{}/bench-{session}/load/messages", args.agent);
-        let request = http
-            .post(address)
-            .header("Idempotency-Key", format!("bench-{nth}"))
-            .json(&serde_json::json!({ "text": format!("where is order 1042? {nth}") }));
+        let text = format!("where is order 1042? {nth}");
+        let request = if args.incoming {
+            let id = format!("bench-{nth}");
+            let said = json!({ "sender": format!("+49{session}"), "text": text, "message_id": id }).to_string();
+            let now_ms = UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64;
+            let headers = sign::headers(&[Secret(SECRET.to_owned())], &id, now_ms, said.as_bytes());
+            let request = http.post(format!("{url}/v1/incoming/bench")).body(said);
+            headers.into_iter().fold(request, |request, (name, value)| request.header(name, value))
+        } else {
+            let address = format!("{url}/v1/sessions/{}/bench-{session}/load/messages", args.agent);
+            http.post(address).header("Idempotency-Key", format!("bench-{nth}")).json(&json!({ "text": text }))
+        };
         let report = (nth >= warm_up).then(|| report.clone());
         runtime.spawn(async move {
             let late = due.elapsed();
@@ -151,7 +190,7 @@ fn report(answered: &[Answered], seconds: u64) {
     for one in answered {
         late.add(one.late);
         *outcomes.entry(&one.outcome).or_default() += 1;
-        if one.outcome.starts_with("202") {
+        if one.outcome.starts_with('2') {
             accepted.add(one.latency);
         }
     }
@@ -162,7 +201,7 @@ fn report(answered: &[Answered], seconds: u64) {
         accepted.count() as f64 / seconds as f64
     );
     println!("errors {} of {}", answered.len() - accepted.count(), answered.len());
-    for (outcome, count) in outcomes.iter().filter(|(outcome, _)| !outcome.starts_with("202")) {
+    for (outcome, count) in outcomes.iter().filter(|(outcome, _)| !outcome.starts_with('2')) {
         println!("  {count} x {outcome}");
     }
     let [p50, p99] = [50.0, 99.0].map(|percent| late.percentile_ms(percent));

@@ -15,7 +15,7 @@ use mainspring_core::{Command, Reply};
 use mainspring_engine::{Engine, EngineOptions};
 use mainspring_flows::window::WindowRules;
 use mainspring_flows::{
-    AgentAnswer, AgentKind, AgentRequest, AgentSettings, Agents, MessageBody, TurnDoor, TurnTokens, turn,
+    AgentAnswer, AgentKind, AgentRequest, AgentSettings, Agents, MessageBody, TurnDoor, TurnTokens, Web, turn,
 };
 
 const TENANT: TenantId = TenantId(1);
@@ -100,7 +100,7 @@ async fn measure(args: &Args, dir: &std::path::Path) -> anyhow::Result<Measured>
     let eyes = seen.clone();
     // Nothing is called over HTTP here; a client needs it all the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let outside = Arc::new(reqwest::Client::new());
+    let outside = Arc::new(Web::new(Vec::new()).map_err(anyhow::Error::msg)?);
     let worker = mainspring_flows::offer(Worker::new(client.clone(), "bench"), &client, &agents, outside, door)
         .function(WorkflowDef::single(AGENT, true), move |_: Context, request: AgentRequest| {
             let now = Instant::now();

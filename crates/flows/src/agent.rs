@@ -11,6 +11,7 @@ use crate::calls::{EffectView, PhaseView};
 use crate::channel::Media;
 use crate::decision::{Action, Decision};
 use crate::message::TurnMessage;
+use crate::publish::TurnConfig;
 use crate::settings::AgentSettings;
 use crate::window::Hint;
 
@@ -101,6 +102,10 @@ pub struct AgentRequest {
     /// `POST {calls_url}/tool-executions/{run_id}/confirm`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub confirmations: Vec<Attention>,
+    /// The configuration this turn goes by, if one is published: its version, and the digests of its bundles. The same
+    /// for all of the turn. `GET {calls_url}/bundles/{version}/{kind}` gives a bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<TurnConfig>,
     /// The address under which calls on behalf of this attempt are taken.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub calls_url: String,
@@ -154,6 +159,9 @@ pub struct AgentAnswer {
     /// The session goes on with another agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handoff: Option<Handoff>,
+    /// The session may move on to the newest configuration with its next turn: a conversation came to its end, say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub release_config: bool,
     /// There is no reply: the agent saw that messages wait and says what should become of the turn.
     #[serde(default, rename = "yield", skip_serializing_if = "Option::is_none")]
     pub yields: Option<Decision>,
@@ -176,6 +184,7 @@ pub(crate) struct RawAnswer {
     state: Option<Value>,
     hint: Option<Hint>,
     handoff: Option<Handoff>,
+    release_config: bool,
     #[serde(rename = "yield")]
     yields: Option<Decision>,
 }
@@ -189,11 +198,12 @@ impl TryFrom<RawAnswer> for AgentAnswer {
     type Error = NoAnswer;
 
     fn try_from(raw: RawAnswer) -> Result<Self, NoAnswer> {
-        let RawAnswer { text, data, media, state, hint, handoff, yields } = raw;
+        let RawAnswer { text, data, media, state, hint, handoff, release_config, yields } = raw;
         if text.is_none() && media.is_empty() && yields.is_none() {
             return Err(NoAnswer);
         }
-        Ok(AgentAnswer { text: text.unwrap_or_default(), data, media, state, hint, handoff, yields })
+        let text = text.unwrap_or_default();
+        Ok(AgentAnswer { text, data, media, state, hint, handoff, release_config, yields })
     }
 }
 

@@ -8,21 +8,22 @@ use mainspring_client::{Context, Failure, KeyRule, KeyStrategy, RetryRule, Worke
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::agent::Agents;
+use crate::attempt::{Made, Next, Said, next};
 use crate::channel::Media;
-use crate::outside::Outside;
+use crate::outside::{Address, Outside};
 use crate::receipts::{self, DeliveryStatus, Receipt};
+use crate::session::SessionKey;
 
 /// The workflow's name.
 pub const WORKFLOW: &str = "deliver-reply";
 /// The step that posts it.
 pub const POST_STEP: &str = "post";
 
-/// Waits before the second, third and fourth try.
-const FIRST_WAITS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
+/// Waits before the second, third and fourth try, in milliseconds.
+const FIRST_WAITS_MS: [u64; 3] = [1_000, 5_000, 15_000];
 /// The wait before each further try.
-const LATER_WAIT: Duration = Duration::from_secs(60);
-/// The longest a channel may ask us to wait.
-const WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+const LATER_WAIT_MS: u64 = 60_000;
 
 /// What is delivered, and where.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,29 +69,45 @@ pub struct Sent {
     pub provider_message_id: Option<String>,
 }
 
-/// A try that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undelivered {
-    /// Another try may help.
-    Retryable {
-        /// Why.
-        error: String,
-        /// When the channel wants it, if it says.
-        after_ms: Option<u64>,
-    },
-    /// No further try will help.
-    Final {
-        /// Why.
-        error: String,
-    },
+/// What came of a try.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Posted {
+    /// What the channel said.
+    pub said: Said,
+    /// The try, as it is noted.
+    pub made: Made,
+    /// The provider's id for it, if it took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_message_id: Option<String>,
 }
 
 /// What came of a try, for the journal.
 #[derive(Debug, Serialize, Deserialize)]
 enum Tried {
+    Posted(Posted),
+    // What a process of release 0.1 put on record for deliveries that are still under way.
     Sent(Sent),
     Again { error: String, after_ms: Option<u64> },
     Never { error: String },
+}
+
+impl Tried {
+    fn posted(self) -> Posted {
+        let failed = |said, error| Posted {
+            said,
+            made: Made { error: Some(error), ..Made::default() },
+            provider_message_id: None,
+        };
+        match self {
+            Tried::Posted(posted) => posted,
+            Tried::Sent(Sent { status, provider_message_id }) => {
+                let made = Made { status: Some(status), ..Made::default() };
+                Posted { said: Said::Status(status, None), made, provider_message_id }
+            }
+            Tried::Again { error, after_ms } => failed(Said::Status(503, after_ms), error),
+            Tried::Never { error } => failed(Said::Status(400, None), error),
+        }
+    }
 }
 
 /// The definition: one delivery at a time per session, in the order they were asked for.
@@ -102,38 +119,37 @@ pub fn definition() -> WorkflowDef {
     def
 }
 
-pub(crate) fn offer(worker: Worker, outside: Arc<dyn Outside>) -> Worker {
+pub(crate) fn offer(worker: Worker, agents: &Agents, outside: Arc<dyn Outside>) -> Worker {
+    let agents = agents.clone();
     worker.function(definition(), move |ctx: Context, delivery: Delivery| {
-        let outside = outside.clone();
-        async move { deliver(&ctx, &delivery, &*outside).await }
+        let (outside, agents) = (outside.clone(), agents.clone());
+        async move { deliver(&ctx, &delivery, &agents, &*outside).await }
     })
 }
 
-async fn deliver(ctx: &Context, delivery: &Delivery, outside: &dyn Outside) -> Result<Sent, Failure> {
+async fn deliver(ctx: &Context, delivery: &Delivery, agents: &Agents, outside: &dyn Outside) -> Result<Sent, Failure> {
     if delivery.delay_ms > 0 {
         ctx.sleep(Duration::from_millis(delivery.delay_ms)).await?;
     }
-    let waits = FIRST_WAITS.into_iter().chain((0..delivery.attempts_more).map(|_| LATER_WAIT));
-    let mut waits = waits.fuse();
+    let session = SessionKey::parse(&delivery.session);
+    let settings = session.as_ref().and_then(|session| agents.get(session.tenant, &session.agent));
+    let channel =
+        Address { url: &delivery.url, secret: settings.and_then(|settings| settings.deliver_secret.as_ref()) };
+    let later = (0..delivery.attempts_more).map(|_| LATER_WAIT_MS);
+    let waits_ms: Vec<u64> = FIRST_WAITS_MS.into_iter().chain(later).collect();
+    let chance = ctx.run_id().0 as u64;
+    let mut tries = 0;
     let error = loop {
-        let tried = ctx.run(POST_STEP, || async {
-            Ok(match outside.deliver(delivery).await {
-                Ok(sent) => Tried::Sent(sent),
-                Err(Undelivered::Retryable { error, after_ms }) => Tried::Again { error, after_ms },
-                Err(Undelivered::Final { error }) => Tried::Never { error },
-            })
-        });
-        match tried.await? {
-            Tried::Sent(sent) => {
-                note(ctx, delivery, DeliveryStatus::Sent, sent.provider_message_id.clone(), None).await?;
-                return Ok(sent);
+        tries += 1;
+        let tried = ctx.run(POST_STEP, || async { Ok(Tried::Posted(outside.deliver(channel, delivery).await)) });
+        let Posted { said, made, provider_message_id } = tried.await?.posted();
+        match next(said, tries, &waits_ms, chance) {
+            Next::Delivered => {
+                note(ctx, delivery, DeliveryStatus::Sent, provider_message_id.clone(), None).await?;
+                return Ok(Sent { status: made.status.unwrap_or_default(), provider_message_id });
             }
-            Tried::Never { error } => break error,
-            Tried::Again { error, after_ms } => {
-                let Some(wait) = waits.next() else { break error };
-                let asked = Duration::from_millis(after_ms.unwrap_or(0)).min(WAIT_MAX);
-                ctx.sleep(wait.max(asked)).await?;
-            }
+            Next::Again(wait_ms) => ctx.sleep(Duration::from_millis(wait_ms)).await?,
+            Next::Dead | Next::Gone => break format!("{}: {}", delivery.url, made.error.unwrap_or_default()),
         }
     };
     note(ctx, delivery, DeliveryStatus::Failed, None, Some(error.clone())).await?;

@@ -289,9 +289,11 @@ async fn follow_up(ctx: Context, asked: FollowUp) -> Result<Outcome, Failure> {
         }
     };
     let plan = asked.plan().map_err(Failure::permanent)?;
+    let asked_at_ms = since_ms;
     let (mut told, mut reached_ms) = (None, 0);
     for nth in 0..LOOKS_MAX {
-        let looking = |_| look(&ctx, &plan, &asked.session, since_ms, reached_ms);
+        let since = Since { ms: since_ms, asked: (since_ms == asked_at_ms).then(|| ctx.run_id()) };
+        let looking = |_| look(&ctx, &plan, &asked.session, since, reached_ms);
         match ctx.run_retrying(LOOK_STEP, PATIENCE, looking).await? {
             Next::Wait { due_at_ms, since_ms: since_now_ms, restarted_by } => {
                 since_ms = since_now_ms;
@@ -395,15 +397,32 @@ async fn wait(ctx: &Context, asked: &FollowUp, left: Duration, woken_by_messages
     Ok(message.is_none())
 }
 
+/// From when on a message counts.
+#[derive(Debug, Clone, Copy)]
+struct Since {
+    ms: u64,
+    /// The follow-up, if it is counted from when that was asked for.
+    asked: Option<RunId>,
+}
+
+impl Since {
+    /// When a message came by this count, if it came later. One that came in the millisecond in which the follow-up was
+    /// asked for, and after it, which their ids tell, counts as of the next.
+    fn later(self, at_ms: u64, message: Option<MessageId>) -> Option<u64> {
+        let (Some(asked), Some(message)) = (self.asked, message) else { return (at_ms > self.ms).then_some(at_ms) };
+        (at_ms > self.ms || at_ms == self.ms && message.0 > asked.0).then_some(at_ms.max(self.ms + 1))
+    }
+}
+
 /// Gathers the facts and decides. The decision is what is recorded, so that another release, with another time zone
 /// database, goes on with what was decided.
-async fn look(ctx: &Context, plan: &Plan, session: &str, since_ms: u64, reached_ms: u64) -> Result<Next, Failure> {
+async fn look(ctx: &Context, plan: &Plan, session: &str, since: Since, reached_ms: u64) -> Result<Next, Failure> {
     let heard = match plan.on_message {
         OnMessage::Keep => None,
-        OnMessage::Cancel | OnMessage::Reschedule => last_heard(ctx.client(), session, since_ms).await?,
+        OnMessage::Cancel | OnMessage::Reschedule => last_heard(ctx.client(), session, since).await?,
     };
     let now_ms = now_ms(ctx).max(reached_ms);
-    Ok(when::next(plan, &Facts { since_ms, now_ms, heard }))
+    Ok(when::next(plan, &Facts { since_ms: since.ms, now_ms, heard }))
 }
 
 async fn fire(ctx: &Context, asked: &FollowUp, only_if_silent_since_ms: Option<u64>) -> Result<Outcome, Failure> {
@@ -455,9 +474,9 @@ struct Accepted {
     message: Option<MessageBody>,
 }
 
-/// The last message of a person that was accepted after `since_ms`, among the session's latest events. What can't be
+/// The last message of a person that was accepted after `since`, among the session's latest events. What can't be
 /// understood is taken for a person's.
-async fn last_heard(client: &Client, session: &str, since_ms: u64) -> Result<Option<Heard>, Failure> {
+async fn last_heard(client: &Client, session: &str, since: Since) -> Result<Option<Heard>, Failure> {
     /// Tables lag by some hundred milliseconds; this is how often it is looked whether they have caught up.
     const LOOK_AGAIN: Duration = Duration::from_millis(20);
     let (engine, tenant) = (client.engine(), client.tenant());
@@ -470,12 +489,13 @@ async fn last_heard(client: &Client, session: &str, since_ms: u64) -> Result<Opt
         let scope = session.to_owned();
         let read = engine.read(tenant, move |reader| {
             let events = reader.latest_events(tenant, Some(&scope), limit)?;
-            let all = events.len() < limit || events.last().is_some_and(|(_, event)| event.at <= since_ms);
+            let all = events.len() < limit || events.last().is_some_and(|(_, event)| event.at < since.ms);
             for (_, event) in events {
-                if event.name != MESSAGE_ACCEPTED || event.at <= since_ms {
+                if event.name != MESSAGE_ACCEPTED || event.at < since.ms {
                     continue;
                 }
                 let Ok(accepted) = serde_json::from_slice::<Accepted>(&event.data) else { continue };
+                let Some(at_ms) = since.later(event.at, accepted.message_id.parse().ok()) else { continue };
                 let body: Option<MessageBody> = match accepted.message {
                     Some(body) => Some(body),
                     None => match accepted.message_id.parse::<MessageId>() {
@@ -488,7 +508,7 @@ async fn last_heard(client: &Client, session: &str, since_ms: u64) -> Result<Opt
                     },
                 };
                 if body.is_none_or(|body| body.kind == MessageKind::Person) {
-                    return Ok((Some(Heard { message_id: accepted.message_id, at_ms: event.at }), true));
+                    return Ok((Some(Heard { message_id: accepted.message_id, at_ms }), true));
                 }
             }
             Ok((None, all))

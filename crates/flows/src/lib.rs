@@ -6,6 +6,7 @@
 //! What this crate does not know: how requests come in, how tokens of people work, how pages look.
 
 pub mod agent;
+pub mod attempt;
 pub mod calls;
 pub mod channel;
 pub mod decision;
@@ -15,6 +16,7 @@ pub mod follow_up;
 pub mod incoming;
 pub mod message;
 pub mod outside;
+pub mod publish;
 pub mod receipts;
 pub mod records;
 pub mod seal;
@@ -33,7 +35,7 @@ pub use calls::{Calls, Grant};
 pub use decision::{Action, Decision, OnMessage};
 pub use follow_up::FollowUp;
 pub use message::{MessageBody, MessageKind, TurnMessage};
-pub use outside::Outside;
+pub use outside::{Outside, Web};
 pub use session::{BadSessionKey, SessionKey};
 pub use settings::{AgentKind, AgentSettings, ChannelSettings, Protection, Secret};
 pub use token::TurnTokens;
@@ -52,5 +54,5 @@ pub fn offer(worker: Worker, client: &Client, agents: &Agents, outside: Arc<dyn 
         None => worker,
     };
     let worker = turn::offer(worker, client.tenant(), agents.clone(), outside.clone(), door);
-    follow_up::offer(deliver::offer(worker, outside))
+    follow_up::offer(deliver::offer(worker, agents, outside))
 }

@@ -5,13 +5,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
 use crate::agent::{AgentAnswer, AgentCall, AgentError, AgentRequest, DecideRequest, RawAnswer, StopNotice};
+use crate::attempt;
 use crate::decision::Decision;
-use crate::deliver::{Delivery, Sent, Undelivered};
-use crate::settings::Secret;
+use crate::deliver::{Delivery, Posted};
+use crate::egress::{Answer, CallLimits, Egress, EgressOptions, HttpEgress, Policy, Request};
+use crate::settings::{Secret, millis};
 use crate::sign;
 use crate::voice::Voice;
 
@@ -27,7 +29,7 @@ const RECEIPT_BYTES_MAX: usize = 64 * 1024;
 /// What a call outside becomes.
 pub type Calling<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// An agent's address, and what requests to it are signed with.
+/// An address of an agent or a channel, and what requests to it are signed with.
 #[derive(Debug, Clone, Copy)]
 pub struct Address<'a> {
     /// Where.
@@ -57,17 +59,42 @@ pub trait Outside: Send + Sync {
     fn stop<'a>(&'a self, agent: Address<'a>, notice: &'a StopNotice) -> Calling<'a, ()>;
 
     /// Posts a segment of a reply to a channel's endpoint once, and gives what it said about it.
-    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Calling<'a, Result<Sent, Undelivered>>;
+    fn deliver<'a>(&'a self, channel: Address<'a>, delivery: &'a Delivery) -> Calling<'a, Posted>;
 }
 
-impl Outside for reqwest::Client {
+/// The world over HTTP. Agents and channels are addresses that whoever operates this deployment chose, so they may be
+/// anywhere.
+#[derive(Clone)]
+pub struct Web {
+    agents: reqwest::Client,
+    channels: HttpEgress,
+}
+
+impl Web {
+    /// One that trusts these certificates (PEM) beside the system's when it calls channels.
+    ///
+    /// # Errors
+    /// A sentence that says what can't be used.
+    pub fn new(extra_roots: Vec<Bytes>) -> Result<Self, String> {
+        let agents = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .pool_idle_timeout(Duration::from_secs(30))
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| format!("no HTTP client could be made: {}", root_of(&error)))?;
+        let options = EgressOptions { policy: Policy::open(), extra_roots, ..EgressOptions::default() };
+        Ok(Web { agents, channels: HttpEgress::new(options)? })
+    }
+}
+
+impl Outside for Web {
     fn ask<'a>(
         &'a self,
         agent: Address<'a>,
         request: &'a AgentRequest,
         voice: &'a Voice,
     ) -> Calling<'a, Result<AgentAnswer, AgentError>> {
-        Box::pin(ask(self, agent, request, voice))
+        Box::pin(ask(&self.agents, agent, request, voice))
     }
 
     fn decide<'a>(
@@ -75,22 +102,24 @@ impl Outside for reqwest::Client {
         agent: Address<'a>,
         request: &'a DecideRequest,
     ) -> Calling<'a, Result<Decision, AgentError>> {
-        Box::pin(decide(self, agent, request))
+        Box::pin(decide(&self.agents, agent, request))
     }
 
     fn stop<'a>(&'a self, agent: Address<'a>, notice: &'a StopNotice) -> Calling<'a, ()> {
         Box::pin(async move {
             let call = AgentCall::Stop(notice.clone());
-            let told =
-                post(self, agent, &format!("{}:stop", notice.turn_id), &call).timeout(SHORT_TIMEOUT).send().await;
+            let told = post(&self.agents, agent, &format!("{}:stop", notice.turn_id), &call)
+                .timeout(SHORT_TIMEOUT)
+                .send()
+                .await;
             if let Err(error) = told {
                 tracing::debug!(turn = notice.turn_id, error = root_of(&error), "the agent could not be told to stop");
             }
         })
     }
 
-    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Calling<'a, Result<Sent, Undelivered>> {
-        Box::pin(deliver(self, delivery))
+    fn deliver<'a>(&'a self, channel: Address<'a>, delivery: &'a Delivery) -> Calling<'a, Posted> {
+        Box::pin(deliver(&self.channels, channel, delivery))
     }
 }
 
@@ -98,15 +127,13 @@ impl Outside for reqwest::Client {
 fn post(http: &reqwest::Client, agent: Address<'_>, id: &str, call: &AgentCall) -> reqwest::RequestBuilder {
     // Plain data always encodes.
     let body = serde_json::to_vec(call).unwrap_or_default();
-    let mut request = http.post(agent.url).header("content-type", "application/json").header("Idempotency-Key", id);
-    if let Some(secret) = agent.secret {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-        request = request
-            .header(sign::ID_HEADER, id)
-            .header(sign::TIMESTAMP_HEADER, now)
-            .header(sign::SIGNATURE_HEADER, sign::signature(secret, id, now, &body));
-    }
-    request.body(body)
+    let headers = sign::headers(agent.secret.map(std::slice::from_ref).unwrap_or_default(), id, now_ms(), &body);
+    let request = http.post(agent.url).header("Idempotency-Key", id);
+    headers.into_iter().fold(request, |request, (name, value)| request.header(name, value)).body(body)
+}
+
+fn now_ms() -> u64 {
+    millis(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Asks an agent for a decision. It has little time: the turn goes on meanwhile.
@@ -248,49 +275,31 @@ pub(crate) fn root_of(error: &dyn std::error::Error) -> String {
 }
 
 /// Posts a segment to a channel's endpoint.
-async fn deliver(http: &reqwest::Client, delivery: &Delivery) -> Result<Sent, Undelivered> {
-    let retry = |error: String| Undelivered::Retryable { error, after_ms: None };
-    let Delivery { url, reply_id, turn_id, session, segment, segments, text, media, data, .. } = delivery;
+async fn deliver(egress: &dyn Egress, channel: Address<'_>, delivery: &Delivery) -> Posted {
+    let Delivery { reply_id, turn_id, session, segment, segments, text, media, data, .. } = delivery;
     let body = serde_json::json!({
         "reply_id": reply_id, "turn_id": turn_id, "session": session, "segment": segment, "segments": segments,
         "text": text, "media": media, "data": data,
     });
-    let response = http
-        .post(url)
-        .timeout(DELIVERY_TIMEOUT)
-        .header("Mainspring-Reply-Id", reply_id)
-        .header("Idempotency-Key", reply_id)
-        .json(&body)
-        .send()
-        .await
-        .map_err(|error| retry(format!("{url} can't be reached: {}", root_of(&error))))?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(Sent { status: status.as_u16(), provider_message_id: provider_id(response).await });
-    }
-    let error = format!("{url} answered {status}");
-    let after_s =
-        response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
-    match status.as_u16() {
-        408 | 425 | 429 => Err(Undelivered::Retryable { error, after_ms: after_s.map(|s| s.saturating_mul(1_000)) }),
-        400..=499 => Err(Undelivered::Final { error }),
-        _ => Err(Undelivered::Retryable { error, after_ms: after_s.map(|s| s.saturating_mul(1_000)) }),
-    }
+    let body = Bytes::from(body.to_string());
+    let now_ms = now_ms();
+    let mut headers =
+        sign::headers(channel.secret.map(std::slice::from_ref).unwrap_or_default(), reply_id, now_ms, &body);
+    headers.push(("Mainspring-Reply-Id".to_owned(), reply_id.clone()));
+    headers.push(("Idempotency-Key".to_owned(), reply_id.clone()));
+    let request = Request { method: "POST", url: channel.url.to_owned(), headers, body };
+    let limits = CallLimits { time: DELIVERY_TIMEOUT, body_bytes_max: RECEIPT_BYTES_MAX };
+    let (said, made, answer) = attempt::make(egress, request, limits, now_ms).await;
+    let provider_message_id = answer.as_ref().and_then(provider_id);
+    Posted { said, made, provider_message_id }
 }
 
 /// The id a channel's provider gave the message, if it says one.
-async fn provider_id(mut response: reqwest::Response) -> Option<String> {
+fn provider_id(answer: &Answer) -> Option<String> {
     #[derive(Deserialize)]
     struct Said {
         provider_message_id: Option<String>,
     }
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() > RECEIPT_BYTES_MAX {
-            return None;
-        }
-    }
-    let said: Said = serde_json::from_slice(&body).ok()?;
+    let said: Said = serde_json::from_slice(&answer.body).ok()?;
     said.provider_message_id.filter(|id| (1..=200).contains(&id.len()))
 }

@@ -104,7 +104,7 @@ impl Protection {
     }
 }
 
-/// How turns with one agent go. A turn keeps what it began with in its journal, but for the secret.
+/// How turns with one agent go. A turn keeps what it began with in its journal, but for secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentSettings {
     /// How the agent is reached.
@@ -141,6 +141,9 @@ pub struct AgentSettings {
     pub failure_reply: Option<String>,
     /// Where replies are posted, beside the event stream.
     pub deliver_url: Option<String>,
+    /// What those requests are signed with.
+    #[serde(skip)]
+    pub deliver_secret: Option<Secret>,
     /// What is done about a delivery that fails, after the tries at 1, 5 and 15 s: how many more, a minute apart.
     pub deliver_attempts_more: u32,
     /// How much is taken in.
@@ -182,6 +185,7 @@ impl AgentSettings {
             message_id_ttl: Duration::from_secs(7 * 24 * HOUR),
             failure_reply: None,
             deliver_url: None,
+            deliver_secret: None,
             deliver_attempts_more: 8,
             protection: Protection::default(),
         }

@@ -26,6 +26,20 @@ pub fn signature(secret: &Secret, id: &str, timestamp_s: u64, body: &[u8]) -> St
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
 
+/// The headers of one try at sending JSON: its id, when it was signed, and a signature with each secret. Without a secret
+/// only its type.
+pub fn headers(secrets: &[Secret], id: &str, now_ms: u64, body: &[u8]) -> Vec<(String, String)> {
+    let mut headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    if !secrets.is_empty() {
+        let now_s = now_ms / 1_000;
+        let signatures: Vec<String> = secrets.iter().map(|secret| signature(secret, id, now_s, body)).collect();
+        headers.push((ID_HEADER.to_owned(), id.to_owned()));
+        headers.push((TIMESTAMP_HEADER.to_owned(), now_s.to_string()));
+        headers.push((SIGNATURE_HEADER.to_owned(), signatures.join(" ")));
+    }
+    headers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

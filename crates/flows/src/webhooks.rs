@@ -20,10 +20,10 @@ pub mod matcher;
 pub mod message;
 pub mod pattern;
 pub mod replay;
-pub mod schedule;
 pub mod subscription;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use mainspring_client::{Client, Worker};
 use serde_json::Value;
@@ -102,12 +102,24 @@ pub struct Shared {
     pub filters: Filters,
     /// Room for requests, of all tenants.
     pub(crate) room: Arc<Semaphore>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+/// How tries ended, since this process began.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// It was taken.
+    pub delivered: AtomicU64,
+    /// It will be tried again.
+    pub retrying: AtomicU64,
+    /// It was given up.
+    pub dead: AtomicU64,
 }
 
 impl Shared {
     /// Puts it together.
     pub fn new(egress: Arc<dyn Egress>, sealer: Sealer, filters: Filters) -> Self {
-        Shared { egress, sealer, filters, room: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+        Shared { egress, sealer, filters, room: Arc::new(Semaphore::new(REQUESTS_MAX)), counts: Arc::default() }
     }
 }
 
@@ -126,6 +138,16 @@ impl Webhooks {
     pub fn new(client: Client, shared: Shared) -> Self {
         let endpoints = Arc::new(Endpoints::new());
         Webhooks { client, shared, endpoints, changed: Arc::new(Notify::new()) }
+    }
+
+    /// How tries ended, of all tenants of this process.
+    pub fn counts(&self) -> &Counts {
+        &self.shared.counts
+    }
+
+    /// Requests of this process that are under way, of all tenants.
+    pub fn requests(&self) -> usize {
+        REQUESTS_MAX.saturating_sub(self.shared.room.available_permits())
     }
 
     /// The client.

@@ -34,7 +34,7 @@ document.addEventListener("submit", async (event) => {
     const answer = await response.json().catch(() => null);
     if (response.ok) {
       state.textContent = done;
-      const to = answer?.turn_id ?? answer?.execution_id;
+      const to = answer?.turn_id ?? answer?.execution_id ?? answer?.publish_id;
       if (leads && to) state.append(make("a", { href: `/${leads}/${encodeURIComponent(to)}` }, led));
       document.dispatchEvent(new CustomEvent("mainspring:changed"));
       return;

@@ -13,6 +13,7 @@ pub mod pages;
 pub mod problem;
 pub mod sse;
 pub mod state;
+mod stream_events;
 pub mod views;
 pub mod web;
 mod webhook_pages;

@@ -1,8 +1,9 @@
 //! Counters and gauges in the Prometheus text format. Nothing here names a tenant.
 
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use mainspring_client::DEAD_LETTERS;
 use mainspring_core::reply::Counts;
 use mainspring_core::{Command, Reply};
 
@@ -53,7 +54,60 @@ pub async fn text(state: &AppState) -> String {
     metric("tasks_suspended", "gauge", "Durable tasks waiting outside memory.", counts.tasks_suspended);
     metric("messages_unread", "gauge", "Messages no run has received yet.", counts.messages_unread);
     metric("workers", "gauge", "Connected workers.", counts.workers);
+    if let Some(webhooks) = state.any_webhooks() {
+        let (counts, requests) = (webhooks.counts(), webhooks.requests() as u64);
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        metric("webhooks_delivered_total", "counter", "Deliveries that were taken.", read(&counts.delivered));
+        metric("webhooks_retried_total", "counter", "Tries that failed and are made again.", read(&counts.retrying));
+        metric("webhooks_dead_total", "counter", "Deliveries that were given up.", read(&counts.dead));
+        metric("webhooks_requests", "gauge", "Requests to endpoints under way.", requests);
+    }
+    let streams = streams(state).await;
+    metric("stream_entries_total", "counter", "Entries published to streams.", streams.published);
+    metric("stream_lag", "gauge", "Entries that groups have not acknowledged.", streams.lag);
+    metric(
+        "stream_lag_max",
+        "gauge",
+        "Entries the group that is furthest behind has not acknowledged.",
+        streams.lag_max,
+    );
+    metric("stream_pending", "gauge", "Entries that are with consumers.", streams.pending);
+    metric("stream_consumers", "gauge", "Consumers of streams.", streams.consumers);
+    metric("stream_dead_letters_total", "counter", "Entries that were given up.", streams.dead_letters);
+    for one in state.beside().map(crate::state::Beside::metrics).unwrap_or_default() {
+        metric(one.name, one.kind, one.help, one.value);
+    }
     text
+}
+
+/// How streams stand, over all tenants.
+#[derive(Debug, Default)]
+struct StreamCounts {
+    published: u64,
+    lag: u64,
+    lag_max: u64,
+    pending: u64,
+    consumers: u64,
+    dead_letters: u64,
+}
+
+async fn streams(state: &AppState) -> StreamCounts {
+    let mut sum = StreamCounts::default();
+    for (tenant, _) in state.engine().tenants().await.unwrap_or_default() {
+        for view in state.client(tenant).streams().list().await.unwrap_or_default() {
+            sum.published += view.published;
+            if view.name.starts_with(DEAD_LETTERS) {
+                sum.dead_letters += view.published;
+            }
+            for group in view.groups {
+                sum.lag += group.waiting;
+                sum.lag_max = sum.lag_max.max(group.waiting);
+                sum.pending += group.in_hand;
+                sum.consumers += group.consumers.len() as u64;
+            }
+        }
+    }
+    sum
 }
 
 /// What is live, over all tenants.

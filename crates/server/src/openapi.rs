@@ -3,7 +3,10 @@
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::api::{calls, follow_ups, incoming, messages, ops, runs, sessions, state, tokens, tools, turns, webhooks};
+use crate::api::{
+    audit, calls, config, follow_ups, incoming, messages, ops, publish, runs, sessions, state, streams, tokens, tools,
+    turns, webhooks,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -16,13 +19,20 @@ use crate::api::{calls, follow_ups, incoming, messages, ops, runs, sessions, sta
         calls::standing, calls::commit_point, calls::session_state, calls::say, calls::event,
         tools::list, tools::show, tools::put, tools::remove, tools::activate, tools::execute, tools::execute_stream,
         tools::executions, tools::execution, tools::stream_of, tools::cancel, tools::compensate, tools::callback,
-        tools::attention, tools::settle, tools::execute_in_turn, tools::list_in_turn, tools::execution_in_turn,
+        audit::export, tools::attention, tools::settle, tools::execute_in_turn, tools::list_in_turn, tools::execution_in_turn,
         tools::confirm_in_turn,
         calls::put_artifact, calls::artifact, calls::begin_effect, calls::end_effect,
         incoming::challenge, incoming::take,
+        config::draft, config::put_draft, config::draft_kind, config::put_draft_kind, config::remove_draft_kind,
+        config::settings, config::put_settings, config::versions, config::version, config::diff, config::bundle,
+        config::bundle_in_turn, config::content, config::put_content, config::pointer, config::pins, config::updates,
+        publish::overview, publish::publish, publish::rollback, publish::canary, publish::end_canary, publish::promote,
+        publish::show, publish::cancel, publish::collect, publish::rebuild_mirror,
         webhooks::create, webhooks::list, webhooks::show, webhooks::change, webhooks::remove, webhooks::verify,
         webhooks::pause, webhooks::resume, webhooks::test, webhooks::rotate, webhooks::attempts, webhooks::dead_letters,
         webhooks::replay, webhooks::replay_progress,
+        streams::publish, streams::take, streams::ack, streams::nack, streams::dead_letter, streams::leave,
+        streams::drop_group, streams::put, streams::list, streams::show, streams::replay, streams::events,
         tokens::create, tokens::list, tokens::revoke,
         ops::healthz, ops::readyz, ops::metrics, ops::openapi,
     ),

@@ -95,6 +95,9 @@ impl From<Refusal> for Problem {
             Refusal::NoRun { .. } | Refusal::NoTask { .. } | Refusal::NoToken | Refusal::NoWorker => {
                 (StatusCode::NOT_FOUND, "check the id, and that the token belongs to the tenant it was made in")
             }
+            Refusal::NoStream { .. } => (StatusCode::NOT_FOUND, "publish to it first, or check the spelling"),
+            Refusal::NoStreamGroup { .. } => (StatusCode::NOT_FOUND, "take from it first, or check the spelling"),
+            Refusal::NoEntry { .. } => (StatusCode::NOT_FOUND, "name entries as they were handed out"),
             Refusal::RunEnded { .. } => (StatusCode::CONFLICT, "start a new run"),
             Refusal::NotReplayable { .. } => (StatusCode::CONFLICT, "start a new run with the same input"),
             Refusal::NotEnded { .. } => (StatusCode::CONFLICT, "cancel the run first, or wait for its end"),
@@ -125,6 +128,7 @@ impl From<Refusal> for Problem {
             | Refusal::Empty { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "change the request as the detail says"),
             Refusal::IdempotencyConflict { .. } => (StatusCode::CONFLICT, "use a new key for a new request"),
             Refusal::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "send less, or send a reference to it"),
+            Refusal::StreamFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "retry when its groups have caught up"),
             Refusal::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "retry later; the detail says what helps"),
             Refusal::JournalMismatch { .. } | Refusal::JournalGap { .. } => {
                 (StatusCode::CONFLICT, "run the code the journal was written by")

@@ -49,7 +49,12 @@ struct Following {
     missed: Vec<(u64, EventRow)>,
     /// The log position up to which the tables must be read before live events are.
     catch_up_to: Option<u64>,
+    /// Which events are sent.
+    keep: Keep,
 }
+
+/// Which events are sent.
+type Keep = Box<dyn Fn(&EventRow) -> bool + Send>;
 
 /// Follows a scope. `after` is the last sequence number the caller has; without one it hears only what is new.
 ///
@@ -61,6 +66,20 @@ pub async fn follow(
     scope: String,
     after: Option<u64>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, crate::problem::Problem> {
+    follow_some(client, caller, scope, after, |_| true).await
+}
+
+/// Follows those events of a scope that are to be kept, as [`follow`] does.
+///
+/// # Errors
+/// Those of reading the store.
+pub async fn follow_some(
+    client: Client,
+    caller: Caller,
+    scope: String,
+    after: Option<u64>,
+    keep: impl Fn(&EventRow) -> bool + Send + 'static,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, crate::problem::Problem> {
     // Listening comes first: what happens between this and the read below is then seen twice, and told apart by its
     // sequence number; the other way around it would be missed.
     let tenant = client.tenant();
@@ -70,7 +89,8 @@ pub async fn follow(
         Some(seq) => seq,
         None => latest(&client, tenant, &scope, position).await?,
     };
-    let following = Following { client, caller, scope, live, seq, missed: Vec::new(), catch_up_to: Some(position) };
+    let (missed, catch_up_to, keep) = (Vec::new(), Some(position), Box::new(keep));
+    let following = Following { client, caller, scope, live, seq, missed, catch_up_to, keep };
     let events = stream::unfold(following, |mut following| async move {
         let event = following.next().await?;
         Some((Ok(event), following))
@@ -93,7 +113,10 @@ impl Following {
             }
             if let Some((seq, event)) = self.missed.pop() {
                 self.seq = self.seq.max(seq);
-                return Some(sent(Some(seq), &event));
+                if (self.keep)(&event) {
+                    return Some(sent(Some(seq), &event));
+                }
+                continue;
             }
             if let Some(position) = self.catch_up_to {
                 self.read_missed(position).await?;
@@ -107,7 +130,9 @@ impl Following {
                 Ok(EventNotice { seq: Some(seq), .. }) if seq <= self.seq => {}
                 Ok(EventNotice { seq, event }) => {
                     self.seq = self.seq.max(seq.unwrap_or(0));
-                    return Some(sent(seq, &event));
+                    if (self.keep)(&event) {
+                        return Some(sent(seq, &event));
+                    }
                 }
                 // Too slow for what was kept: read what was missed, then go on.
                 Err(RecvError::Lagged(_)) => {
@@ -152,14 +177,20 @@ fn sent(seq: Option<u64>, event: &EventRow) -> Event {
     let data: Box<RawValue> = raw(&event.data).unwrap_or_else(fallback);
     // What happens to a follow-up is told by its run, which is no turn.
     let run = event.run.map(|run| run.to_string());
-    let (turn_id, follow_up_id) = if event.name.starts_with("follow_up.") { (None, run) } else { (run, None) };
+    let of_config = event.scope.as_deref() == Some(mainspring_flows::publish::SCOPE);
+    let (turn_id, follow_up_id) = match event.name.as_str() {
+        name if name.starts_with("follow_up.") => (None, run),
+        // Told by a publish, which is neither; its data says which.
+        _ if of_config => (None, None),
+        _ => (run, None),
+    };
     let body = Sent {
         seq,
         name: &event.name,
         at: event.at,
         turn_id,
         follow_up_id,
-        session: event.scope.as_deref(),
+        session: event.scope.as_deref().filter(|_| !of_config),
         data: &data,
     };
     let text = serde_json::to_string(&body).unwrap_or_else(|_| "null".to_owned());

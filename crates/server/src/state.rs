@@ -7,8 +7,10 @@ use std::sync::{Arc, OnceLock};
 use mainspring_client::{Client, TenantId};
 use mainspring_engine::Engine;
 use mainspring_flows::Agents;
+use mainspring_flows::publish::{Configs, Shared};
 use mainspring_flows::tools::{Door as ToolDoor, Kit};
 use mainspring_flows::webhooks::Webhooks;
+use serde::Serialize;
 
 use crate::api::incoming::Placed;
 use crate::api::webhooks::OfTenants;
@@ -35,6 +37,50 @@ struct Door {
     token: String,
 }
 
+/// A number for `/metrics`.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name, after `mainspring_`.
+    pub name: &'static str,
+    /// `counter` or `gauge`.
+    pub kind: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// How much.
+    pub value: u64,
+}
+
+/// How far a group is with a partition of a stream that is kept elsewhere.
+#[derive(Debug, Clone, Serialize)]
+pub struct StreamLag {
+    /// The stream's name, without its partition.
+    pub stream: String,
+    /// The group.
+    pub group: String,
+    /// The partition.
+    pub partition: u32,
+    /// Entries not handed out yet.
+    pub waiting: u64,
+    /// Entries handed out and not acknowledged.
+    pub pending: u64,
+    /// When the oldest that is not acknowledged was published, in milliseconds since the Unix epoch.
+    pub oldest_at: Option<u64>,
+    /// Which consumer holds the partition.
+    pub held_by: Option<String>,
+}
+
+/// What this process uses beside its own store and can go on without.
+pub trait Beside: Send + Sync {
+    /// What is wrong with it, as sentences that say what to do. Nothing while all is well.
+    fn degraded(&self) -> Vec<String>;
+
+    /// Its numbers.
+    fn metrics(&self) -> Vec<Metric>;
+
+    /// How a tenant's streams stood when it last looked, if they are kept elsewhere.
+    fn streams(&self, tenant: TenantId) -> Vec<StreamLag>;
+}
+
 /// Shared by all handlers. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
@@ -49,8 +95,10 @@ struct Inner {
     options: ServerOptions,
     door: OnceLock<Door>,
     kit: OnceLock<Kit>,
+    publishing: OnceLock<Shared>,
     webhooks: OnceLock<OfTenants>,
     integrations: OnceLock<BTreeMap<String, Placed>>,
+    beside: OnceLock<Arc<dyn Beside>>,
     requests: AtomicU64,
     accepted: AtomicU64,
 }
@@ -66,8 +114,10 @@ impl AppState {
             options,
             door: OnceLock::new(),
             kit: OnceLock::new(),
+            publishing: OnceLock::new(),
             webhooks: OnceLock::new(),
             integrations: OnceLock::new(),
+            beside: OnceLock::new(),
             requests: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
         };
@@ -103,6 +153,21 @@ impl AppState {
         Ok(ToolDoor::new(self.client(tenant), kit.clone()))
     }
 
+    /// Gives the server what configurations are published with. Once, before anything is served.
+    pub fn set_publishing(&self, shared: Shared) {
+        let _ = self.inner.publishing.set(shared);
+    }
+
+    /// The configurations of a tenant's agents.
+    ///
+    /// # Errors
+    /// A 404 if this process publishes none.
+    pub fn configs(&self, tenant: TenantId) -> Result<Configs, Problem> {
+        let shared = self.inner.publishing.get();
+        let shared = shared.ok_or_else(|| Problem::not_found("configuration in this process"))?;
+        Ok(Configs::new(self.client(tenant), shared.clone()))
+    }
+
     /// Who may do what.
     pub fn auth(&self) -> &Auth {
         &self.inner.auth
@@ -121,6 +186,11 @@ impl AppState {
     /// Gives tenants their webhooks. Once, before anything is served.
     pub fn set_webhooks(&self, webhooks: OfTenants) {
         let _ = self.inner.webhooks.set(webhooks);
+    }
+
+    /// Some tenant's webhooks: what they share says how those of all tenants do.
+    pub fn any_webhooks(&self) -> Option<&Webhooks> {
+        self.inner.webhooks.get()?.values().next()
     }
 
     /// The webhooks of a tenant.
@@ -144,6 +214,16 @@ impl AppState {
     pub fn integration(&self, id: &str) -> Result<&Placed, Problem> {
         let found = self.inner.integrations.get().and_then(|all| all.get(id));
         found.ok_or_else(|| Problem::not_found("integration"))
+    }
+
+    /// Gives the server what it tells of in `/readyz` and `/metrics`. Once, before anything is served.
+    pub fn set_beside(&self, beside: Arc<dyn Beside>) {
+        let _ = self.inner.beside.set(beside);
+    }
+
+    /// What this process uses beside its own store, if anything.
+    pub fn beside(&self) -> Option<&dyn Beside> {
+        self.inner.beside.get().map(|beside| &**beside)
     }
 
     /// Lets a short code stand for a token in addresses of this process. For `dev`, which listens on loopback only.

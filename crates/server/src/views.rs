@@ -7,6 +7,7 @@ use mainspring_core::journal::{Completion, EntryKind};
 use mainspring_core::row::{JournalRow, MessageState, RunRow, RunState, TaskRow, TaskState};
 use mainspring_core::{Command, Refusal, Reply};
 use mainspring_engine::{Engine, EngineError};
+use mainspring_flows::publish::TurnConfig;
 use mainspring_flows::token::without_tokens;
 use mainspring_flows::tools::{Execution, call, run as tool_run};
 use mainspring_flows::{MessageBody, SessionKey, TurnOutput, Window, records, turn};
@@ -181,6 +182,9 @@ pub struct TurnView {
     /// What was decided about messages that came while the agent worked, in order. Messages that came when the turn took
     /// no more are the next turn's without a decision.
     pub decisions: Vec<DecisionView>,
+    /// The configuration it goes by, if one is published: `{version, epoch, digest, bundles, canary, moved}`.
+    #[schema(value_type = Option<Object>)]
+    pub config: Option<TurnConfig>,
     /// Its reply, once it is complete.
     pub reply: Option<ReplyView>,
     /// Why it failed, was superseded or cancelled.
@@ -443,10 +447,14 @@ pub async fn turn_view(client: &Client, id: RunId) -> Result<Option<TurnView>, P
         }
         _ => None,
     };
-    let open_window = match named(EntryKind::Run, turn::SETTINGS_STEP).and_then(|entry| entry.done.clone()) {
-        Some((_, Completion::Value(begun))) if window.is_none() && run.state == RunState::Running => {
-            let begun = engine.payload(tenant, begun).await?;
-            turn::open_window(&begun, &session.channel, run.superseded_before > 0, &taken)
+    let begun = match named(EntryKind::Run, turn::SETTINGS_STEP).and_then(|entry| entry.done.clone()) {
+        Some((_, Completion::Value(begun))) => Some(engine.payload(tenant, begun).await?),
+        _ => None,
+    };
+    let config = begun.as_ref().and_then(|begun| turn::config_of(begun));
+    let open_window = match &begun {
+        Some(begun) if window.is_none() && run.state == RunState::Running => {
+            turn::open_window(begun, &session.channel, run.superseded_before > 0, &taken)
         }
         _ => None,
     };
@@ -499,6 +507,7 @@ pub async fn turn_view(client: &Client, id: RunId) -> Result<Option<TurnView>, P
             explanation: open.explanation,
         }),
         decisions,
+        config,
         reply,
         error: run.error.clone(),
         turn_group_id: group.to_string(),

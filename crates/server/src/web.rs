@@ -1,5 +1,7 @@
 //! The pages' routes: who is asking, what to show, and the headers that keep a page what it is.
 
+mod config;
+mod streams;
 mod tools;
 
 use std::sync::atomic::Ordering;
@@ -46,6 +48,8 @@ fn pages() -> Router<AppState> {
         .route("/runs/{id}/cancel", post(cancel))
         .merge(crate::webhook_pages::routes())
         .merge(tools::routes())
+        .merge(config::routes())
+        .merge(streams::routes())
         .route("/login", get(login).post(log_in))
         .layer(axum::middleware::from_fn(harden))
 }
@@ -182,7 +186,7 @@ fn welcome(state: &AppState, token: &str, next: &str) -> Response {
     ([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response()
 }
 
-fn encode(path: &str) -> String {
+pub(crate) fn encode(path: &str) -> String {
     let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
     path.bytes().map(|byte| if keep(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
 }

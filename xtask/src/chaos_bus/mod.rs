@@ -3,8 +3,8 @@
 //!
 //! The promises: every message that is accepted is handled once in effect, however often it was added; every reply comes
 //! at least once under an id that stays; the order of each session is kept; every configuration that is published meanwhile
-//! moves its pointer once, and Redis has the last. The Redis of these tests keeps nothing: what
-//! it had when it was killed is gone.
+//! moves its pointer once, and Redis has the last. The Redis of these tests keeps nothing: what it had when it was killed
+//! is gone.
 
 mod agent;
 mod check;

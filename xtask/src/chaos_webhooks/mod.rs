@@ -7,6 +7,7 @@
 
 mod check;
 mod receiver;
+mod tls;
 
 use std::path::Path;
 use std::process::Command;
@@ -31,6 +32,8 @@ const NPM: Tool = Tool { names: &["npm"], package: "npm" };
 const LIFE_MS: (u64, u64) = (1_000, 6_000);
 /// Sessions the events are of.
 const SESSIONS: u64 = 20;
+/// The kind of subscription whose endpoint is behind TLS.
+const SECURE: &str = "secure";
 /// How long everything owed may take to arrive after the last event, while the endpoint behaves.
 const FINISH_MAX: Duration = Duration::from_secs(600);
 
@@ -74,7 +77,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
 
 fn chaos(workspace: &Workspace, binary: &Path, dir: &Path, args: &Args, seed: u64) -> anyhow::Result<Vec<String>> {
     let receiver = Receiver::listen(seed)?;
-    let place = Place::new(binary, dir, &[])?;
+    let mut place = Place::new(binary, dir, &[])?;
+    let (trusted, config) = (dir.join("authority.pem"), dir.join("mainspring.toml"));
+    std::fs::write(&trusted, receiver.authority())?;
+    std::fs::write(&config, settings(&trusted))?;
+    place.config = Some(config);
     let mut server = place.start()?;
     let token = place.token()?;
     let mut http = Http::new(&place.url(), &token);
@@ -86,13 +93,14 @@ fn chaos(workspace: &Workspace, binary: &Path, dir: &Path, args: &Args, seed: u6
         ("session", json!({ "order": "session", "concurrency": 4 })),
         ("endpoint", json!({ "order": "endpoint" })),
         ("filtered", json!({ "filter": "input.n % 3 == 0", "order": "parallel" })),
+        (SECURE, json!({ "order": "parallel", "concurrency": 8 })),
     ];
     let mut hooks = Vec::new();
     for (kind, choices) in kinds {
         let mut body = common.clone();
         merge(&mut body, &choices);
         body["name"] = kind.into();
-        body["url"] = receiver.url(kind).into();
+        body["url"] = if kind == SECURE { receiver.secure_url(kind) } else { receiver.url(kind) }.into();
         let made: Made = post(&mut http, "/v1/webhooks", &body)?;
         let _: Value = post(&mut http, &format!("/v1/webhooks/{}/verify", made.id), &json!({}))?;
         hooks.push((kind, made));
@@ -153,6 +161,25 @@ fn chaos(workspace: &Workspace, binary: &Path, dir: &Path, args: &Args, seed: u6
     violations.extend(check::order(&hooks_of(&hooks), &taken));
     violations.extend(signatures(workspace, dir, &hooks, &taken)?);
     Ok(violations)
+}
+
+/// A server that may call this machine, and trusts one more authority.
+fn settings(trusted: &Path) -> String {
+    format!(
+        r#"
+[[agents]]
+name = "nobody"
+tenant = "default"
+kind = "http"
+url = "http://127.0.0.1:9/turn"
+
+[egress]
+http = true
+ports = []
+allow = ["127.0.0.0/8"]
+trust = [{trusted:?}]
+"#
+    )
 }
 
 fn hooks_of(hooks: &[(&'static str, Made)]) -> Vec<(&'static str, String)> {

@@ -80,6 +80,12 @@ pub enum Refused {
 }
 
 impl Policy {
+    /// Everything: for addresses that only whoever operates this deployment chooses.
+    pub fn open() -> Self {
+        let all = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|net| net.parse::<IpNet>().ok()).collect();
+        Policy { http: true, ports: Vec::new(), allow: all, ..Policy::default() }
+    }
+
     /// Everything on this machine's loopback, beside what is public: for development and tests.
     #[must_use]
     pub fn with_loopback(mut self) -> Self {

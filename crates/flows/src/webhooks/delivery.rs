@@ -2,6 +2,7 @@
 //! subscription is no more, or its tries are used up; each try is on record, and what is given up is kept as a dead
 //! letter.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,17 +16,16 @@ use serde_json::Value;
 use super::endpoint::{Entrance, Failed};
 use super::history::DeadLetter;
 use super::message::{self, delivery_id};
-use super::schedule::{Next, Said, next};
 use super::subscription::Order;
 use super::{ATTEMPT_EVENT, DEAD, RECOVERED_EVENT, SETTINGS_EVENT, WebhookError, Webhooks, scope_of};
-use crate::egress::{Egress, Fault, Request};
+use crate::attempt::{self, Made, Next, Said, next};
+use crate::egress::Request;
+use crate::sign;
 
 /// The workflow: one run at a time in each lane.
 pub const WORKFLOW: &str = "deliver-webhook";
 /// What goes on with deliveries that failed and hold up nobody.
 pub const RETRY_WORKFLOW: &str = "deliver-webhook-again";
-/// Bytes of an answer's body that are kept with a try.
-pub const ANSWER_BYTES_KEPT: usize = 1_024;
 
 /// Deliveries of one subscription that are tried again beside each other: more than are under way at all.
 const RETRIES_MAX: u32 = 10_000;
@@ -238,34 +238,34 @@ impl Webhooks {
         } else {
             self.open_all(message::signing(&settings.secrets, at), &settings.id)
         };
+        // An unsigned request would be worse than none.
+        let (said, made) = if secrets.is_empty() {
+            let error = "its signing secret is not kept any more, or can't be opened: rotate it".to_owned();
+            (Said::Refused, Made { error: Some(error), ..Made::default() })
+        } else {
+            let mut headers = sign::headers(&secrets, &id, at, &body);
+            headers.extend(self.own_headers(&settings));
+            let request = Request { method: "POST", url: settings.choices.url.clone(), headers, body };
+            let limits = Webhooks::limits_of(&settings.choices);
+            let (said, made, _) = attempt::make(&*self.shared.egress, request, limits, at).await;
+            (said, made)
+        };
+        let Made { status, error, answer, answered_ms, took_ms, remote } = made;
         let mut made = Attempt {
-            delivery_id: id.clone(),
+            delivery_id: id,
             seq: owed.seq,
             event: event.name.clone(),
             attempt,
             at,
-            status: None,
-            error: None,
-            answer: None,
-            answered_ms: 0,
-            took_ms: 0,
-            remote: None,
+            status,
+            error,
+            answer,
+            answered_ms,
+            took_ms,
+            remote,
             outcome: Outcome::Delivered,
             next_at: None,
             replay: owed.replay.clone(),
-        };
-        // An unsigned request would be worse than none.
-        let said = if secrets.is_empty() {
-            made.error = Some("its signing secret is not kept any more, or can't be opened: rotate it".to_owned());
-            Said::Refused
-        } else {
-            let mut headers = message::signed(&secrets, &id, at, &body);
-            headers.extend(self.own_headers(&settings));
-            let request = Request { method: "POST", url: settings.choices.url.clone(), headers, body };
-            let began = self.client.engine().world().elapsed_ms();
-            let said = call(&*self.shared.egress, request, &mut made, Webhooks::limits_of(&settings.choices)).await;
-            made.took_ms = self.client.engine().world().elapsed_ms().saturating_sub(began);
-            said
         };
         let next = next(said, attempt, &settings.choices.waits_ms, owed.seq ^ settings.created_at);
         let error = made.error.clone().unwrap_or_default();
@@ -288,6 +288,13 @@ impl Webhooks {
                 Outcome::Dead
             }
         };
+        let counts = &self.shared.counts;
+        let count = match made.outcome {
+            Outcome::Delivered => &counts.delivered,
+            Outcome::Retrying => &counts.retrying,
+            Outcome::Dead => &counts.dead,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         // What need not stay in order makes room for others while it waits.
         let in_place = settings.choices.order != Order::Parallel || attempt > 1;
         Ok(Tried::Made { attempt: Box::new(made), next, in_place })
@@ -311,25 +318,5 @@ impl Webhooks {
         let key = DocumentKey::new(DEAD, super::history::dead_name(&owed.subscription, owed.seq));
         let put = PutDocument { key, expect: None, body, ttl_ms: Some(DEAD_KEPT_MS), history: 0 };
         self.client.put_document(put, None, Guard::default(), None).await.map(drop)
-    }
-}
-
-/// Calls, and notes what came of it.
-async fn call(egress: &dyn Egress, request: Request, made: &mut Attempt, limits: crate::egress::CallLimits) -> Said {
-    match egress.call(request, limits).await {
-        Ok(answer) => {
-            let asked_ms = answer.retry_after_ms(made.at);
-            (made.status, made.answered_ms) = (Some(answer.status), answer.answered_ms);
-            made.remote = answer.remote.map(|remote| remote.to_string());
-            made.answer = (!answer.body.is_empty()).then(|| String::from_utf8_lossy(&answer.body).into_owned());
-            if !(200..300).contains(&answer.status) {
-                made.error = Some(format!("the endpoint answered {}", answer.status));
-            }
-            Said::Status(answer.status, asked_ms)
-        }
-        Err(fault) => {
-            made.error = Some(fault.to_string());
-            if matches!(fault, Fault::Refused(_)) { Said::Refused } else { Said::Nothing }
-        }
     }
 }

@@ -18,6 +18,7 @@ use super::{
 use super::{message, scope_of};
 use crate::egress::{CallLimits, Fault, Refused, Request};
 use crate::settings::{Secret, millis};
+use crate::sign;
 
 /// Versions of a subscription that are kept: the matcher reads those that held where it stands.
 const HISTORY: u32 = 50;
@@ -258,7 +259,7 @@ impl Webhooks {
         let now = self.now_ms();
         let body = json!({ "type": "webhook.verification", "subscription_id": id, "challenge": challenge }).to_string();
         let secrets = self.open_all(message::signing(&subscription.secrets, now), id);
-        let mut headers = message::signed(&secrets, &format!("msg_{id}_verify_{now:x}"), now, body.as_bytes());
+        let mut headers = sign::headers(&secrets, &format!("msg_{id}_verify_{now:x}"), now, body.as_bytes());
         headers.extend(self.own_headers(&subscription));
         let url = subscription.choices.url.clone();
         let request = Request { method: "POST", url: url.clone(), headers, body: body.into() };
@@ -419,7 +420,7 @@ impl Webhooks {
     pub(crate) fn limits_of(choices: &Choices) -> CallLimits {
         let time = std::time::Duration::from_millis(choices.timeout_ms);
         debug_assert!(millis(time) == choices.timeout_ms);
-        CallLimits { time, body_bytes_max: super::delivery::ANSWER_BYTES_KEPT }
+        CallLimits { time, body_bytes_max: crate::attempt::ANSWER_BYTES_KEPT }
     }
 }
 

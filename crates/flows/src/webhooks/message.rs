@@ -1,4 +1,4 @@
-//! What is sent: the body, the same for each try, and the headers that sign it, made anew for each try. Pure.
+//! What is sent: the body, the same for each try, and with which secrets it is signed. Pure.
 //!
 //! As Standard Webhooks has it: <https://www.standardwebhooks.com>.
 
@@ -10,8 +10,6 @@ use sha2::{Digest, Sha256};
 
 use super::subscription::{Choices, KeptSecret};
 use crate::session::SessionKey;
-use crate::settings::Secret;
-use crate::sign;
 
 /// Bytes of an event's data that are sent. Of more, only how much there is.
 pub const DATA_BYTES_MAX: usize = 64 * 1024;
@@ -91,22 +89,12 @@ pub fn secret_at(secrets: &[KeptSecret], at_ms: u64) -> Option<&KeptSecret> {
     secrets.iter().rev().find(|secret| secret.since <= at_ms)
 }
 
-/// The headers of one try: its id, when it was signed, and a signature with each secret.
-pub fn signed(secrets: &[Secret], id: &str, now_ms: u64, body: &[u8]) -> Vec<(String, String)> {
-    let now_s = now_ms / 1_000;
-    let signatures: Vec<String> = secrets.iter().map(|secret| sign::signature(secret, id, now_s, body)).collect();
-    vec![
-        ("content-type".to_owned(), "application/json".to_owned()),
-        (sign::ID_HEADER.to_owned(), id.to_owned()),
-        (sign::TIMESTAMP_HEADER.to_owned(), now_s.to_string()),
-        (sign::SIGNATURE_HEADER.to_owned(), signatures.join(" ")),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::seal::Sealer;
+    use crate::settings::Secret;
+    use crate::sign;
 
     fn event(data: &str) -> EventRow {
         let scope = Some(SessionKey::new(TenantId(7), "orders", "+49123", "sms").unwrap().to_string());
@@ -153,7 +141,7 @@ mod tests {
         assert_eq!(at(100), [70]);
         assert_eq!(secret_at(&secrets, 69).map(|secret| secret.since), Some(20));
         assert_eq!(secret_at(&secrets, 70).map(|secret| secret.since), Some(70));
-        let headers = signed(&[Secret("c".into()), Secret("b".into())], "msg_1", 5_000, b"{}");
+        let headers = sign::headers(&[Secret("c".into()), Secret("b".into())], "msg_1", 5_000, b"{}");
         let signature = headers.iter().find(|(name, _)| name == sign::SIGNATURE_HEADER).unwrap();
         let each: Vec<&str> = signature.1.split(' ').collect();
         assert_eq!(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::pattern;
-use super::schedule::{WAIT_MAX_MS, WAITS_DEFAULT_MS};
+use crate::attempt::schedule::{WAIT_MAX_MS, WAITS_DEFAULT_MS};
 use crate::egress::policy::header_is_free;
 use crate::seal::Sealed;
 

@@ -1,13 +1,17 @@
 //! The JSON API. One file per noun; [`crate::openapi`] documents what is here from the same code.
 
+pub mod audit;
 pub mod calls;
+pub mod config;
 pub mod follow_ups;
 pub mod incoming;
 pub mod messages;
 pub mod ops;
+pub mod publish;
 pub mod runs;
 pub mod sessions;
 pub mod state;
+pub mod streams;
 pub mod tokens;
 pub mod tools;
 pub mod turns;
@@ -55,6 +59,7 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/v1/tool-executions/{id}/cancel", post(tools::cancel))
         .route("/v1/tool-executions/{id}/compensate", post(tools::compensate))
         .route("/v1/tool-callbacks/{id}", post(tools::callback))
+        .route("/v1/audit", get(audit::export))
         .route("/v1/attention", get(tools::attention))
         .route("/v1/attention/{run}/{step}/settle", post(tools::settle))
         .route("/v1/turn/tools", get(tools::list_in_turn))
@@ -83,12 +88,58 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/v1/webhooks/{id}/dead-letters", get(webhooks::dead_letters))
         .route("/v1/webhooks/{id}/replays", post(webhooks::replay))
         .route("/v1/webhooks/{id}/replays/{replay}", get(webhooks::replay_progress))
+        .merge(configurations())
+        .merge(stream_routes())
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::metrics))
         .route("/openapi.json", get(ops::openapi))
+}
+
+/// What is published, and how.
+fn configurations() -> Router<AppState> {
+    Router::new()
+        .route("/v1/agents/{agent}/config/draft", get(config::draft).put(config::put_draft))
+        .route(
+            "/v1/agents/{agent}/config/draft/{kind}",
+            get(config::draft_kind).put(config::put_draft_kind).delete(config::remove_draft_kind),
+        )
+        .route("/v1/agents/{agent}/config/settings", get(config::settings).put(config::put_settings))
+        .route("/v1/agents/{agent}/config/collect", post(publish::collect))
+        .route("/v1/agents/{agent}/publish", get(publish::overview).post(publish::publish))
+        .route("/v1/agents/{agent}/rollback", post(publish::rollback))
+        .route("/v1/agents/{agent}/canary", post(publish::canary).delete(publish::end_canary))
+        .route("/v1/agents/{agent}/promote", post(publish::promote))
+        .route("/v1/agents/{agent}/versions", get(config::versions))
+        .route("/v1/agents/{agent}/versions/{version}", get(config::version))
+        .route("/v1/agents/{agent}/versions/{version}/diff/{to}", get(config::diff))
+        .route("/v1/agents/{agent}/bundles/{version}/{kind}", get(config::bundle))
+        .route("/v1/agents/{agent}/pointer", get(config::pointer))
+        .route("/v1/agents/{agent}/pins", get(config::pins))
+        .route("/v1/config-mirror/rebuild", post(publish::rebuild_mirror))
+        .route("/v1/publishes/{id}", get(publish::show))
+        .route("/v1/publishes/{id}/cancel", post(publish::cancel))
+        .route("/v1/config-updates", get(config::updates))
+        .route("/v1/config/content", post(config::put_content))
+        .route("/v1/config/content/{digest}", get(config::content))
+        .route("/v1/turn/bundles/{version}/{kind}", get(config::bundle_in_turn))
+}
+
+fn stream_routes() -> Router<AppState> {
+    Router::new()
+        .route("/v1/streams", get(streams::list))
+        .route("/v1/streams/{name}", get(streams::show).put(streams::put))
+        .route("/v1/streams/{name}/entries", post(streams::publish))
+        .route("/v1/streams/{name}/events", get(streams::events))
+        .route("/v1/streams/{name}/replay", post(streams::replay))
+        .route("/v1/streams/{name}/groups/{group}", delete(streams::drop_group))
+        .route("/v1/streams/{name}/groups/{group}/take", post(streams::take))
+        .route("/v1/streams/{name}/groups/{group}/ack", post(streams::ack))
+        .route("/v1/streams/{name}/groups/{group}/nack", post(streams::nack))
+        .route("/v1/streams/{name}/groups/{group}/dead-letter", post(streams::dead_letter))
+        .route("/v1/streams/{name}/groups/{group}/leave", post(streams::leave))
 }
 
 /// Reads a JSON body within the limit.

@@ -14,14 +14,21 @@ use crate::state::AppState;
 /// How the server stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Standing {
-    /// `ok`.
+    /// `ok`, or `degraded`: work is accepted, and something beside the log is away.
     status: &'static str,
+    /// What is away, and what to do about it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    degraded: Vec<String>,
+}
+
+impl Standing {
+    const OK: Standing = Standing { status: "ok", degraded: Vec::new() };
 }
 
 /// Whether the process lives. Says nothing about whether it accepts work.
 #[utoipa::path(get, path = "/healthz", tag = "operations", security(()), responses((status = 200, body = Standing)))]
 pub async fn healthz() -> Json<Standing> {
-    Json(Standing { status: "ok" })
+    Json(Standing::OK)
 }
 
 /// Whether work is accepted: the log can be written and the tables keep up.
@@ -53,7 +60,8 @@ pub async fn readyz(State(state): State<AppState>) -> Result<Json<Standing>, Pro
             "mend the disk; the tables catch up by themselves, nothing accepted is lost",
         );
     }
-    Ok(Json(Standing { status: "ok" }))
+    let degraded = state.beside().map(crate::state::Beside::degraded).unwrap_or_default();
+    Ok(Json(if degraded.is_empty() { Standing::OK } else { Standing { status: "degraded", degraded } }))
 }
 
 /// Counters in the Prometheus text format.

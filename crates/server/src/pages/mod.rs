@@ -21,13 +21,13 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 pub use assets::{asset, asset_cache_control};
 pub use views::{
-    AgentChoice, AsOf, AttentionPage, ChatPage, Counts, ErrorPage, ExecutionPage, ExecutionsFilter, ExecutionsPage,
-    Frame, LoginPage, OverviewPage, RunPage, RunsFilter, RunsPage, ToolsPage, TurnPage, TurnRow, WebhookPage,
-    WebhooksPage,
+    AgentChoice, AgentsPage, AsOf, AttentionPage, ChatPage, ConfigPage, Counts, ErrorPage, ExecutionPage,
+    ExecutionsFilter, ExecutionsPage, Frame, LoginPage, OverviewPage, PublishPage, RunPage, RunsFilter, RunsPage,
+    StreamPage, StreamsPage, ToolsPage, TurnPage, TurnRow, WebhookPage, WebhooksPage,
 };
 
 /// The templates. The names end in `.html`, which is what turns escaping on.
-const TEMPLATES: [(&str, &str); 16] = [
+const TEMPLATES: [(&str, &str); 21] = [
     ("layout.html", include_str!("../../assets/templates/layout.html")),
     ("overview.html", include_str!("../../assets/templates/overview.html")),
     ("chat.html", include_str!("../../assets/templates/chat.html")),
@@ -43,6 +43,11 @@ const TEMPLATES: [(&str, &str); 16] = [
     ("error.html", include_str!("../../assets/templates/error.html")),
     ("webhooks.html", include_str!("../../assets/templates/webhooks.html")),
     ("webhook.html", include_str!("../../assets/templates/webhook.html")),
+    ("agents.html", include_str!("../../assets/templates/agents.html")),
+    ("config.html", include_str!("../../assets/templates/config.html")),
+    ("publish.html", include_str!("../../assets/templates/publish.html")),
+    ("streams.html", include_str!("../../assets/templates/streams.html")),
+    ("stream.html", include_str!("../../assets/templates/stream.html")),
     ("login.html", include_str!("../../assets/templates/login.html")),
 ];
 
@@ -210,6 +215,49 @@ impl Pages {
     /// [`PageError`] when a template is defective.
     pub fn webhook(&self, page: &WebhookPage) -> Result<String, PageError> {
         self.page("webhook.html", "webhooks", "Webhook", &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /agents`: which configuration each agent goes by.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn agents(&self, page: &AgentsPage) -> Result<String, PageError> {
+        self.page("agents.html", "agents", "Agents", &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /agents/{agent}/config`: an agent's versions, which is current, who is pinned, what is drafted.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn config(&self, page: &ConfigPage) -> Result<String, PageError> {
+        let title = format!("Configuration of {}", page.agent);
+        self.page("config.html", "agents", &title, &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /publishes/{id}`: a publish as it goes.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn publish(&self, page: &PublishPage) -> Result<String, PageError> {
+        let title = format!("Publish of {}", page.publish["agent"].as_str().unwrap_or("an agent"));
+        self.page("publish.html", "agents", &title, &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /streams`: how streams and their groups stand.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn streams(&self, page: &StreamsPage) -> Result<String, PageError> {
+        self.page("streams.html", "streams", "Streams", &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /streams/{name}`: who reads a stream, how far, and why what waits does.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn stream(&self, page: &StreamPage) -> Result<String, PageError> {
+        let title = format!("Stream {}", page.stream["name"].as_str().unwrap_or_default());
+        self.page("stream.html", "streams", &title, &page.frame, Value::from(Serde(page)))
     }
 
     /// Any refusal or failure, as a person may read it: what happened and what to do.

@@ -59,6 +59,29 @@ fn execution(text: &str) -> Value {
         "compensations": {text: text}, "attention": [asked("unknown", text)], "policy": text, "created_at": NOW_MS})
 }
 
+fn publish(text: &str) -> Value {
+    json!({"publish_id": text, "agent": text, "action": text, "version": 3, "from_version": 2, "status": text,
+        "description": text, "error": text, "by": text, "correlation_id": text, "requested_at": NOW_MS, "epoch": 4,
+        "stages": [{"name": text, "status": "running", "started_at": NOW_MS, "failed_tries": 2, "error": text, "note": text},
+            {"name": text, "status": "completed", "started_at": NOW_MS, "duration_ms": 20}],
+        "findings": [{"kind": text, "path": text, "line": 5, "message": text}], "findings_total": 7,
+        "bundles": {text: {"digest": text, "bytes": 5, "stored_bytes": 3}}})
+}
+
+fn config(text: &str) -> ConfigPage {
+    let version = |version: u64, status: &str| json!({"version": version, "status": status, "description": text, "bundles": {text: {}}, "at": NOW_MS, "bytes": 7});
+    ConfigPage {
+        frame: frame(text),
+        agent: text.to_owned(),
+        overview: json!({"current_version": 3, "draft": {text: {"digest": text, "bytes": 9, "at": NOW_MS, "by": text}},
+            "has_unpublished_changes": true, "changed_kinds": [text], "in_progress": [text], "publishes": [publish(text)]}),
+        pointer: json!({"version": 3, "canary": {"version": 4, "percent": 10, "sessions": [text]}}),
+        versions: vec![version(4, "canary"), version(3, "current"), version(2, "kept"), version(1, "given_up")],
+        pins: json!([{"version": 3, "holding": 12, "leaving": 1}]),
+        may_change: true,
+    }
+}
+
 /// Every page, with `text` wherever a text may come from outside.
 fn every_page(text: &str) -> Vec<(&'static str, String)> {
     let pages = Pages::new();
@@ -145,6 +168,18 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
                 frame: frame(text),
                 waiting: vec![asked(text, text), asked("unknown", text), asked("task", text)],
             }),
+        ),
+        (
+            "agents",
+            pages.agents(&AgentsPage {
+                frame: frame(text),
+                agents: vec![json!({"name": text, "in_progress": 1, "pointer": {"version": 3, "at": NOW_MS}})],
+            }),
+        ),
+        ("config", pages.config(&config(text))),
+        (
+            "publish",
+            pages.publish(&PublishPage { frame: frame(text), publish: publish(text), over: false, may_change: true }),
         ),
         (
             "error",
@@ -234,6 +269,9 @@ fn absent_fields_leave_gaps_not_errors() {
         pages.executions(&ExecutionsPage { executions: vec![json!({})], ..ExecutionsPage::default() }),
         pages.execution(&ExecutionPage::default()),
         pages.attention(&AttentionPage { waiting: vec![json!({})], ..AttentionPage::default() }),
+        pages.agents(&AgentsPage { agents: vec![json!({})], ..AgentsPage::default() }),
+        pages.config(&ConfigPage { versions: vec![json!({})], ..ConfigPage::default() }),
+        pages.publish(&PublishPage::default()),
         pages.error(&ErrorPage::default()),
         pages.login(&LoginPage::default()),
         pages.runs(&RunsPage { list: json!({"next_cursor": "c"}), ..RunsPage::default() }),
@@ -322,4 +360,29 @@ fn only_what_can_be_undone_or_cancelled_offers_it() {
     assert!(done.contains("compensate-confirm") && !done.contains("cancel-confirm"));
     assert!(!page("completed", "done", json!(null)).contains("compensate-confirm"));
     assert!(!page("completed", "compensated", undo()).contains("compensate-confirm"));
+}
+
+#[test]
+fn a_configuration_offers_what_can_be_done_and_a_reader_nothing() {
+    let html = Pages::new().config(&config("orders")).expect("renders");
+    for offered in ["publish-confirm", "promote-confirm", "end-canary-confirm"] {
+        assert!(html.contains(offered), "{offered}");
+    }
+    assert_eq!(html.matches("rollback-confirm").count(), 1, "only where one can go back to");
+    assert!(html.contains(r#"name="target_version" value="2""#) && html.contains("12 <span"), "{html}");
+    let html = Pages::new().config(&ConfigPage { may_change: false, ..config("orders") }).expect("renders");
+    assert!(!html.contains("<form"), "{html}");
+}
+
+#[test]
+fn a_publish_can_be_stopped_until_the_pointer_moved() {
+    let page = |over: bool, swapped: bool| {
+        let mut publish = publish("orders");
+        publish["swapped"] = swapped.into();
+        let page = PublishPage { frame: frame("acme"), publish, over, may_change: true };
+        Pages::new().publish(&page).expect("renders")
+    };
+    assert!(page(false, false).contains("cancel-confirm"));
+    assert!(!page(false, true).contains("cancel-confirm") && !page(true, false).contains("cancel-confirm"));
+    assert!(page(true, true).contains("data-final") && !page(false, false).contains("data-final"));
 }

@@ -143,6 +143,28 @@ pub struct RunPage {
     pub run: serde_json::Value,
 }
 
+/// `GET /streams`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct StreamsPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/streams` answers.
+    pub list: serde_json::Value,
+    /// Streams that are kept elsewhere.
+    pub elsewhere: Vec<crate::state::StreamLag>,
+    /// What is wrong there.
+    pub degraded: Vec<String>,
+}
+
+/// `GET /streams/{name}`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct StreamPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/streams/{name}` answers.
+    pub stream: serde_json::Value,
+}
+
 /// `GET /webhooks`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct WebhooksPage {
@@ -163,6 +185,8 @@ pub struct WebhookPage {
     pub tries: serde_json::Value,
     /// What `GET /v1/webhooks/{id}/dead-letters` answers.
     pub dead: serde_json::Value,
+    /// Whether whoever looks may pause it, and the like.
+    pub may_change: bool,
 }
 
 /// `GET /tools`.
@@ -256,4 +280,45 @@ pub struct LoginPage {
     pub reason: Option<String>,
     /// The path to go on to. It is posted back as `next`; the server accepts only paths of its own.
     pub next: Option<String>,
+}
+
+/// `GET /agents`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct AgentsPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// The agents by name, each with its pointer.
+    pub agents: Vec<serde_json::Value>,
+}
+
+/// `GET /agents/{agent}/config`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ConfigPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// The agent.
+    pub agent: String,
+    /// As `GET /v1/agents/{agent}/publish` has it.
+    pub overview: serde_json::Value,
+    /// As `GET /v1/agents/{agent}/pointer` has it.
+    pub pointer: serde_json::Value,
+    /// As `GET /v1/agents/{agent}/versions` has them.
+    pub versions: Vec<serde_json::Value>,
+    /// As `GET /v1/agents/{agent}/pins` has them.
+    pub pins: serde_json::Value,
+    /// Whether there are buttons.
+    pub may_change: bool,
+}
+
+/// `GET /publishes/{id}`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PublishPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// As `GET /v1/publishes/{id}` has it.
+    pub publish: serde_json::Value,
+    /// Whether nothing more will happen.
+    pub over: bool,
+    /// Whether there are buttons.
+    pub may_change: bool,
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mainspring_flows::AgentSettings;
+use mainspring_flows::settings::Secret;
+use mainspring_flows::{AgentSettings, sign};
 use serde_json::json;
 
 use crate::harness::{Agent, Setup, answer, http, status};
@@ -78,4 +79,48 @@ async fn an_endpoint_that_refuses_is_not_asked_again_and_the_run_says_why() {
     let failed = session.user.runs("workflow=deliver-reply&state=failed").await;
     assert_eq!(failed.len(), 1);
     assert!(failed[0]["error"].as_str().is_some_and(|error| error.contains("400")), "{}", failed[0]);
+}
+
+#[tokio::test]
+async fn replies_are_signed_each_try_anew_under_the_same_id() {
+    let endpoint = Agent::start(|asked| async move { status(if asked.nth == 0 { 503 } else { 200 }) }).await;
+    let secret = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned());
+    let settings = AgentSettings { deliver_secret: Some(secret.clone()), ..delivering(&endpoint).await };
+    let server = Setup::new().agent("echo", settings).start().await;
+    let session = server.user().await.session("echo", "ann");
+    let turn = session.send("one").await;
+    session.user.turn_ended(&turn).await;
+    for post in endpoint.asked_times(2).await {
+        let id = post.header("webhook-id");
+        assert_eq!(id, post.header("mainspring-reply-id"));
+        let at: u64 = post.header("webhook-timestamp").parse().expect("seconds");
+        assert_eq!(post.header("webhook-signature"), sign::signature(&secret, id, at, &post.raw));
+    }
+    let runs = session.user.runs("workflow=deliver-reply").await;
+    let run = session.user.run_in_state(runs[0]["id"].as_str().expect("an id"), "completed").await;
+    assert!(!run.to_string().contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "the secret is on no record");
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_no_success() {
+    let elsewhere = Agent::start(|_| async move { status(200) }).await;
+    let to = elsewhere.url().to_owned();
+    let endpoint = Agent::start(move |_| {
+        let to = to.clone();
+        async move {
+            let mut answer = status(307);
+            answer.headers_mut().insert("location", to.parse().expect("a header"));
+            answer
+        }
+    })
+    .await;
+    let server = Setup::new().agent("echo", delivering(&endpoint).await).start().await;
+    let session = server.user().await.session("echo", "ann");
+    let turn = session.send("one").await;
+    session.user.turn_ended(&turn).await;
+    endpoint.asked_times(1).await;
+    let runs = session.user.runs("workflow=deliver-reply").await;
+    let run = session.user.run_in_state(runs[0]["id"].as_str().expect("an id"), "failed").await;
+    assert!(run["error"].as_str().is_some_and(|error| error.contains("307")), "{run}");
+    assert_eq!((endpoint.asked().len(), elsewhere.asked().len()), (1, 0));
 }

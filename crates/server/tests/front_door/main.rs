@@ -4,6 +4,7 @@
 //! test waits for it looks for, with a deadline that only a defect reaches.
 
 mod agents;
+mod bus;
 mod crashes;
 mod crowd;
 mod decisions;
@@ -17,6 +18,7 @@ mod operations;
 mod pages;
 mod problems;
 mod protection;
+mod publish;
 mod receipts;
 mod replay;
 mod runs;

@@ -162,3 +162,29 @@ async fn webhooks_are_a_tenants_own_and_a_users_token_sees_nothing_else() {
     assert!(page.status == 200 && page.text.contains("attempt-row"), "{}", page.text);
     assert_ne!(seer.get("/runs").await.status, 200);
 }
+
+#[tokio::test]
+async fn the_buttons_of_its_page_work_without_scripts_and_for_who_may_write() {
+    let (server, endpoint) = (server().await, endpoint(204).await);
+    let user = server.user().await;
+    let (id, _) = subscribed(&user, endpoint.url(), json!({})).await;
+    let press = async |user: &User, verb: &str| {
+        Answer::of(user.request(Method::POST, &format!("/webhooks/{id}/{verb}"))).await.status
+    };
+    let state = async || user.get(&format!("/v1/webhooks/{id}")).await.ok()["state"].clone();
+    assert_eq!((press(&user, "pause").await, state().await), (303, json!("paused")));
+    assert_eq!((press(&user, "resume").await, state().await), (303, json!("active")));
+    assert_eq!(press(&user, "test").await, 303);
+    endpoint.asked_times(2).await;
+    eventually("it is counted", || async {
+        let metrics = user.get("/metrics").await.text;
+        metrics.contains("mainspring_webhooks_delivered_total 1\n").then_some(())
+    })
+    .await;
+    assert_eq!(press(&user, "replay").await, 303);
+    assert_eq!(press(&user, "erase").await, 404);
+    let reader = server.with_token(&server.token(TENANT_A, &[Scope::Webhooks], 600).await);
+    let page = reader.get(&format!("/webhooks/{id}")).await;
+    assert!(page.status == 200 && !page.text.contains("<form"), "{}", page.text);
+    assert_eq!((press(&reader, "pause").await, state().await), (403, json!("active")));
+}

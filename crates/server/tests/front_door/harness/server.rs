@@ -11,12 +11,13 @@ use mainspring_core::row::TokenRow;
 use mainspring_core::{Command, Table, TokenId};
 use mainspring_engine::{Engine, EngineOptions};
 use mainspring_flows::egress::{EgressOptions, HttpEgress, Policy};
+use mainspring_flows::publish;
 use mainspring_flows::tools::breaker::Breakers;
 use mainspring_flows::tools::catalogue::KnownTools;
 use mainspring_flows::tools::{CallbackDoor, Kit, Secrets};
 use mainspring_flows::webhooks::{Shared, Webhooks};
 use mainspring_flows::window::WindowRules;
-use mainspring_flows::{AgentKind, AgentSettings, Agents, OnMessage, TurnDoor};
+use mainspring_flows::{AgentKind, AgentSettings, Agents, OnMessage, TurnDoor, Web};
 use mainspring_server::api::incoming::Placed;
 use mainspring_server::api::tokens;
 use mainspring_server::auth::Scope;
@@ -41,6 +42,7 @@ pub(crate) struct Setup {
     limits: Limits,
     offer: Offer,
     integrations: BTreeMap<String, Placed>,
+    mirror: Option<Arc<dyn publish::Mirror>>,
 }
 
 /// An HTTP agent that is asked at once, once, and whose turns are queued. Change what a test is about.
@@ -73,6 +75,7 @@ impl Setup {
             limits: Limits::default(),
             offer: Arc::new(|worker| worker),
             integrations: BTreeMap::new(),
+            mirror: None,
         }
     }
 
@@ -91,6 +94,12 @@ impl Setup {
     /// A platform whose webhooks come in.
     pub(crate) fn integration(mut self, id: &str, placed: Placed) -> Setup {
         self.integrations.insert(id.to_owned(), placed);
+        self
+    }
+
+    /// Where configurations are read besides the tables.
+    pub(crate) fn mirror(mut self, mirror: Arc<dyn publish::Mirror>) -> Setup {
+        self.mirror = Some(mirror);
         self
     }
 
@@ -248,13 +257,17 @@ async fn wire(setup: Setup, dir: PathBuf) -> (String, Wired) {
     let engine = Engine::open(&options).expect("the engine opens");
     let keys = Keys::load_or_create(&dir).expect("there is a key");
     let agents = Agents::new(setup.agents.clone());
-    let outgoing =
-        Arc::new(reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client"));
+    let outgoing = Arc::new(Web::new(Vec::new()).expect("a client"));
     let kit = kit(&keys, &url);
     let egress = EgressOptions { policy: Policy::default().with_loopback(), ..EgressOptions::default() };
     let egress = HttpEgress::new(egress).expect("calls can be made");
     // Who evaluates filters is chosen where the parts are put together: here nobody does.
     let shared = Shared::new(Arc::new(egress), keys.sealer().clone(), Arc::new(|_| Err("no filters here".to_owned())));
+    let publishing = publish::Shared {
+        egress: Some(kit.egress.clone()),
+        secrets: Some(kit.secrets.clone()),
+        mirror: setup.mirror.clone(),
+    };
     let mut webhooks = BTreeMap::new();
     let mut workers = Vec::new();
     for (tenant, name) in [(TENANT_A, "a"), (TENANT_B, "b")] {
@@ -265,6 +278,7 @@ async fn wire(setup: Setup, dir: PathBuf) -> (String, Wired) {
         let door = TurnDoor { tokens: keys.turn_tokens().clone(), calls_url: format!("{url}/v1/turn"), tools };
         let worker = Worker::new(client.clone(), "flows");
         let worker = mainspring_flows::offer(worker, &client, &agents, outgoing.clone(), door);
+        let worker = publish::offer(worker, &publish::Configs::new(client.clone(), publishing.clone()));
         workers.push((setup.offer)(worker).start().await.expect("the worker starts"));
         let of_tenant = Webhooks::new(client.clone(), shared.clone());
         let worker = of_tenant.offer(Worker::new(client.clone(), "webhooks"));
@@ -280,6 +294,7 @@ async fn wire(setup: Setup, dir: PathBuf) -> (String, Wired) {
     let options = ServerOptions { public_url: url.clone(), grpc_address: String::new(), home_tenant: TENANT_A };
     let state = AppState::new(engine, agents, keys, options);
     state.set_tools(kit);
+    state.set_publishing(publishing);
     state.set_webhooks(webhooks);
     state.set_integrations(setup.integrations);
     let router = mainspring_server::router(state.clone());

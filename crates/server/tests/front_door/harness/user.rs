@@ -199,7 +199,8 @@ impl Session {
         .await;
         let mut turns = Vec::new();
         for summary in session["turns"].as_array().expect("turns").iter().rev() {
-            turns.push(self.user.turn(summary["id"].as_str().expect("an id")).await);
+            // One that takes no messages any more is not live, and may still be about to end.
+            turns.push(self.user.turn_ended(summary["id"].as_str().expect("an id")).await);
         }
         turns
     }
