@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::browser;
-use crate::tools::{self, REDIS};
+use crate::tools::{self, POSTGRES, REDIS};
 use crate::workspace::{SERVER_BINARY, Workspace};
 
 /// While a step runs, how often that is said.
@@ -67,6 +67,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     let mut outcomes = Vec::new();
     // First, so that an answer that takes a person comes before the long steps and not after them.
     outcomes.push(prepare("Redis", || tools::find(&[REDIS]).map(drop)));
+    outcomes.push(prepare("PostgreSQL", || tools::find(&[POSTGRES]).map(drop)));
     if !args.quick && !args.no_browser {
         outcomes.push(prepare("browser tools", || browser::tools().map(drop)));
     }

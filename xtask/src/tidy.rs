@@ -8,9 +8,10 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// Which crate of the workspace may depend on which. Arrows point down only.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("mainspring-core", &[]),
     ("mainspring-store", &["mainspring-core"]),
+    ("mainspring-postgres", &["mainspring-core", "mainspring-store"]),
     ("mainspring-engine", &["mainspring-core", "mainspring-store"]),
     ("mainspring-client", &["mainspring-core", "mainspring-engine"]),
     ("mainspring-mcp", &[]),
@@ -51,6 +52,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
             "mainspring-client",
             "mainspring-flows",
             "mainspring-hatchet",
+            "mainspring-postgres",
         ],
     ),
     ("xtask", &[]),

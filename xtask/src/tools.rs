@@ -22,6 +22,10 @@ pub(crate) const PYTHON: Tool = Tool { names: &["python3"], package: "python3" }
 /// installed may name its `valkey-server` `redis-server`.
 pub(crate) const REDIS: Tool = Tool { names: &["redis-server"], package: "redis-server" };
 
+/// PostgreSQL, of which tests start servers of their own. Debian has its programs out of the path, and beside them one
+/// that is in it.
+pub(crate) const POSTGRES: Tool = Tool { names: &["initdb", "pg_createcluster"], package: "postgresql" };
+
 /// The paths of programs, in the order asked for. What is missing is installed if it may be.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mainspring_store::retention::{Retention, Sweep};
 use mainspring_store::unapplied::Linger;
-use mainspring_store::{Batch, TableStore};
+use mainspring_store::{Batch, TableStore, TablesError};
 
 use crate::partition::Partition;
 
@@ -76,6 +76,10 @@ impl Applier {
                 self.since_checkpoint += batches.iter().map(|batch| batch.len()).sum::<usize>();
                 partition.unapplied.mark_applied(applied.position);
                 true
+            }
+            Err(error @ TablesError::Fenced) => {
+                partition.stop(format!("{error}; ask the process that has it"));
+                false
             }
             Err(error) => {
                 tracing::error!(%error, "the tables could not be written; trying again");

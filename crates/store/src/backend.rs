@@ -1,7 +1,8 @@
 //! What an engine stands on: for each partition a log, tables behind it, and a way to read the tables.
 //!
-//! Two kinds exist: [`crate::Embedded`] (segment files and SQLite), and the simulator's, which forgets what was not made
-//! durable, is slow, full, away, or does not know what became of a commit.
+//! Three kinds exist: [`crate::Embedded`] (segment files and SQLite), the one on PostgreSQL (crate
+//! `mainspring-postgres`), and the simulator's, which forgets what was not made durable, is slow, full, away, or does not
+//! know what became of a commit.
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -36,6 +37,12 @@ pub enum StoreError {
         /// What it holds.
         found: String,
     },
+    /// What keeps the store can't be used as it is.
+    #[error("{cause}")]
+    Unusable {
+        /// What was found, and what to do.
+        cause: String,
+    },
 }
 
 /// A partition's tables: to write, and to read.
@@ -50,7 +57,9 @@ pub trait Store: Send + Sync + Debug {
     /// [`StoreError`].
     fn partitions(&self, wanted: u16) -> Result<u16, StoreError>;
 
-    /// Opens a partition's tables, creating them if need be.
+    /// Opens a partition's tables, creating them if need be. Whoever opens them is about to open the log as well: where
+    /// several processes can reach the store, this takes the partition over, so that what is read from now on stands
+    /// still until the log is open.
     ///
     /// # Errors
     /// [`TablesError`].
@@ -100,7 +109,7 @@ pub trait TableStore: Send + Debug {
     /// The log position these tables stand at; 0 when empty.
     ///
     /// # Errors
-    /// [`TablesError`], as in every function here.
+    /// [`TablesError`], as in every function here. [`TablesError::Fenced`]: another process has the partition; stop.
     fn applied(&self) -> Result<u64, TablesError>;
 
     /// Shows every row a restart needs, table by table, in key order: the live runs with their tasks, the messages that

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use mainspring_core::row::{MessageRow, MessageState, RunRow, RunState};
 use mainspring_core::workflow::WorkflowDef;
 use mainspring_core::{Command, Reply, Start, Table, TenantId};
 use mainspring_engine::{Engine, EngineError, EngineOptions};
+use mainspring_postgres::{Postgres, PostgresOptions};
 
 use tokio::sync::Semaphore;
 
@@ -119,9 +120,19 @@ pub(crate) struct Signals {
 }
 
 impl Load {
-    pub(crate) fn measure(self, place: &Place) -> anyhow::Result<Measured> {
+    /// On a fresh directory, or in a fresh schema of a database.
+    pub(crate) fn measure(self, place: &Place, postgres: Option<&str>) -> anyhow::Result<Measured> {
         let dir = Place::below(Some(place.path()))?;
-        let engine = Engine::open(&EngineOptions::new(dir.path()))?;
+        let options = match postgres {
+            Some(url) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+                let options =
+                    PostgresOptions { schema: format!("bench_{}", now.as_nanos()), ..PostgresOptions::new(url) };
+                EngineOptions::on(Arc::new(Postgres::new(options)?))
+            }
+            None => EngineOptions::new(dir.path()),
+        };
+        let engine = Engine::open(&options)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(self.threads).enable_time().build()?;
         let measured = runtime.block_on(self.drive(&engine));
         drop(runtime);

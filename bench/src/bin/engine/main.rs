@@ -43,6 +43,9 @@ struct Args {
     /// Threads of the runtime that callers and worker share.
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// A PostgreSQL to put the stores in rather than directories. Each makes a schema `bench_...`, which is left behind.
+    #[arg(long)]
+    postgres: Option<String>,
 }
 
 #[expect(clippy::print_stdout, reason = "the results are this program's output")]
@@ -81,7 +84,9 @@ fn main() -> anyhow::Result<()> {
             counted: Duration::from_secs_f64(args.seconds),
             threads: args.threads.max(1),
         };
-        let rounds = (0..args.rounds.max(1)).map(|_| load.measure(&place)).collect::<anyhow::Result<Vec<_>>>()?;
+        let rounds = (0..args.rounds.max(1))
+            .map(|_| load.measure(&place, args.postgres.as_deref()))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let of = |figure: fn(&Measured) -> f64| median(rounds.iter().map(figure));
         let rate = of(|m| m.transitions_per_second);
         println!(

@@ -54,6 +54,15 @@ pub enum LogError {
     #[error("another process has taken the partition over; this one must not go on with it")]
     Fenced,
 
+    /// What keeps the log refuses, and will go on refusing until somebody has mended it. The batch was not appended.
+    #[error("{log} can't be used: {cause}")]
+    Unusable {
+        /// Which log.
+        log: String,
+        /// What was said, and what to do.
+        cause: String,
+    },
+
     /// Acknowledged batches are unreadable or missing. Nothing was changed on disk.
     #[error("{} is damaged at byte {offset}, where batch {position} was looked for: {what}; {action}", file.display())]
     Damaged {
@@ -92,10 +101,10 @@ pub enum LogError {
     },
 
     /// The tables want a batch that was already removed from the log: the tables are older than the log allows.
-    #[error("batch {wanted} is wanted but {} begins with batch {first}; restore tables and log from one backup", dir.display())]
+    #[error("batch {wanted} is wanted but {log} begins with batch {first}; restore tables and log from one backup")]
     Gap {
-        /// The directory of the log.
-        dir: PathBuf,
+        /// Which log: its directory, or what it is called elsewhere.
+        log: String,
         /// The first position the caller asked for.
         wanted: Position,
         /// The first position on disk.
@@ -103,10 +112,10 @@ pub enum LogError {
     },
 
     /// The tables contain batches that the log does not have: the log is older than the tables, or lost its end.
-    #[error("batch {wanted} is wanted but {} ends before batch {next}; restore tables and log from one backup", dir.display())]
+    #[error("batch {wanted} is wanted but {log} ends before batch {next}; restore tables and log from one backup")]
     Behind {
-        /// The directory of the log.
-        dir: PathBuf,
+        /// Which log: its directory, or what it is called elsewhere.
+        log: String,
         /// The first position the caller asked for.
         wanted: Position,
         /// The position the log would assign next.

@@ -132,7 +132,7 @@ pub(super) fn open(disk: &Disk, dir: &Path, partition: u16, from: Position) -> R
     // Segments before the one that holds `from` are in the tables already. They may have holes between them, when a
     // crash kept one removal and forgot another, so they are not looked at.
     let Some(begin) = found.iter().rposition(|(first, _)| *first <= from) else {
-        return Err(LogError::Gap { dir: dir.to_owned(), wanted: from, first: oldest });
+        return Err(LogError::Gap { log: dir.display().to_string(), wanted: from, first: oldest });
     };
 
     let mut parts = Vec::new();
@@ -160,7 +160,7 @@ pub(super) fn open(disk: &Disk, dir: &Path, partition: u16, from: Position) -> R
     };
     let (file, scanned) = &last;
     if from > scanned.next {
-        return Err(LogError::Behind { dir: dir.to_owned(), wanted: from, next: scanned.next });
+        return Err(LogError::Behind { log: dir.display().to_string(), wanted: from, next: scanned.next });
     }
 
     // From here on the log is good. Only now is anything changed.

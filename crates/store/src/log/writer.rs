@@ -147,7 +147,7 @@ impl Log {
         mut preparer: Preparer,
     ) -> Result<(Log, Recovery), LogError> {
         if from > Position::FIRST {
-            return Err(LogError::Behind { dir: dir.to_owned(), wanted: from, next: Position::FIRST });
+            return Err(LogError::Behind { log: dir.display().to_string(), wanted: from, next: Position::FIRST });
         }
         let planned_bytes = segment_bytes(&options).min(FIRST_SEGMENT_BYTES);
         let (mut file, capacity_bytes) = preparer.take(planned_bytes, planned_bytes)?;

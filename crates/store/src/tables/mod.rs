@@ -7,6 +7,7 @@
 mod apply;
 mod rows;
 mod schema;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::unapplied::Batch;
 
 pub use apply::{Folded, fold};
 pub use rows::SqliteRows;
-pub(crate) use schema::name_of;
+pub use schema::name_of;
 
 /// The tables can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,15 @@ pub enum TablesError {
     #[error("the tables do not answer ({cause}); it is tried again")]
     Unavailable {
         /// What was heard instead.
+        cause: String,
+    },
+    /// Another process owns the partition now, and applies its batches itself.
+    #[error("another process has taken the partition over; this one must not go on with its tables")]
+    Fenced,
+    /// What keeps the tables refuses, and will go on refusing until somebody has mended it. Nothing was applied.
+    #[error("the tables can't be used: {cause}")]
+    Unusable {
+        /// What was said, and what to do.
         cause: String,
     },
     /// A batch does not decode.
@@ -163,8 +173,14 @@ impl TableStore for SqliteTables {
         rows_max: usize,
     ) -> Result<Swept, TablesError> {
         let path = self.path.clone();
-        retention::sweep(&mut self.connection, now, retention, sweep, rows_max)
-            .map_err(|source| TablesError::Sqlite { path, source })
+        let fail = |source| TablesError::Sqlite { path: path.clone(), source };
+        let transaction = self.connection.transaction().map_err(fail)?;
+        let mut moved = sweep.clone();
+        let swept = retention::sweep(&mut sweep::Sweeping(&transaction), now, retention, &mut moved, rows_max);
+        let swept = swept.map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+        *sweep = moved;
+        Ok(swept)
     }
 }
 

@@ -7,8 +7,8 @@ use rusqlite::config::DbConfig;
 /// The schema this release writes.
 pub(super) const VERSION: i64 = 5;
 
-/// The SQL name of a table.
-pub(crate) fn name_of(table: Table) -> &'static str {
+/// The SQL name of a table, wherever it is kept.
+pub fn name_of(table: Table) -> &'static str {
     match table {
         Table::Meta => "meta",
         Table::Tenant => "tenants",

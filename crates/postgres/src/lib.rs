@@ -1,0 +1,37 @@
+//! The store on PostgreSQL, 13 or newer: for each partition a log in one table and rows in others, reached by several
+//! processes of which one owns a partition at a time.
+//!
+//! # What is decided
+//! - **One append is one statement**: a row of `batches`, inserted only where the partition's row still has the writer's
+//!   *epoch* and *attempt*, and with that row locked. So a take-over, which changes that row, waits for an append that is
+//!   under way, and none comes after it. The statement commits by itself: it is durable when it is answered.
+//! - **The epoch** counts owners of a partition. Whoever opens its tables takes the partition over, which fences the log
+//!   and the tables of whoever had it. **The attempt** counts, within an epoch, how often an outcome was unknown: to find
+//!   out what became of a batch, its attempt is ended first, so that a statement still on its way can do nothing any more,
+//!   and only then it is looked for. Position, epoch and attempt together are the id of a batch.
+//! - **One table for each kind of row**, named as in SQLite, with `partition` before the key and the same few columns
+//!   for listings. An application is one transaction, fenced by the epoch in `applied`, with one statement that puts and
+//!   one that deletes for each table, given arrays.
+//! - **Calls block**, as the traits want it. One thread tends all connections; connections are lent from two pools, so
+//!   that readers never keep the log waiting.
+//!
+//! # What is open
+//! Leases, so that a partition is taken over only when its owner is gone (today: whoever opens it last has it); the
+//! command that migrates; `mainspring move`.
+//!
+//! What this crate does not know: what a row means beyond the columns listings need, who decides, what time it is.
+
+mod apply;
+mod link;
+mod log;
+mod options;
+mod pool;
+mod rows;
+mod schema;
+mod store;
+mod sweep;
+mod tables;
+mod trouble;
+
+pub use options::PostgresOptions;
+pub use store::Postgres;

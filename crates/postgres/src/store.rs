@@ -1,0 +1,133 @@
+//! The store: which partitions there are, and how one is taken.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mainspring_store::backend::OpenTables;
+use mainspring_store::log::{LogError, Position};
+use mainspring_store::{PartitionLog, Store, StoreError, TablesError};
+
+use crate::link::{Connection, Link};
+use crate::log::PostgresLog;
+use crate::options::PostgresOptions;
+use crate::pool::Pool;
+use crate::rows::PostgresRows;
+use crate::schema;
+use crate::tables::PostgresTables;
+use crate::trouble::{Trouble, log_name, of_log};
+
+/// A store in a database. Several processes may have it open; each partition belongs to whoever opened it last.
+pub struct Postgres {
+    options: PostgresOptions,
+    /// For logs alone, so that no reader keeps one waiting.
+    log_pool: Arc<Pool>,
+    table_pool: Arc<Pool>,
+    /// Epochs of partitions whose tables were opened and whose log was not yet.
+    claimed: Mutex<HashMap<u16, i64>>,
+}
+
+impl Postgres {
+    /// The store these options describe. Nothing is asked of the database yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] if the options say something that can't be.
+    pub fn new(options: PostgresOptions) -> Result<Postgres, StoreError> {
+        let (config, tls) = options.checked()?;
+        let greeting = schema::greeting(&options.schema, options.patience.as_millis());
+        let link = Link::new(config, tls, greeting, options.patience).map_err(|error| StoreError::Unusable {
+            cause: format!("the thread that speaks to PostgreSQL can't be started: {error}"),
+        })?;
+        Ok(Postgres {
+            log_pool: Arc::new(Pool::new(link.clone(), options.log_connections_max)),
+            table_pool: Arc::new(Pool::new(link, options.table_connections_max)),
+            claimed: Mutex::default(),
+            options,
+        })
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, HashMap<u16, i64>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Store for Postgres {
+    fn partitions(&self, wanted: u16) -> Result<u16, StoreError> {
+        let mut connection = self.table_pool.lend()?;
+        schema::prepare(&mut connection, &self.options.schema, &self.options.cluster, wanted)
+    }
+
+    fn open_tables(&self, partition: u16) -> Result<OpenTables, TablesError> {
+        let epoch = claim(&mut *self.table_pool.lend()?, partition)?;
+        self.claimed().insert(partition, epoch);
+        let tables = PostgresTables::new(self.table_pool.clone(), partition, epoch);
+        Ok((Box::new(tables), Arc::new(PostgresRows::new(self.table_pool.clone(), partition))))
+    }
+
+    fn open_log(
+        &self,
+        partition: u16,
+        _chance: u64,
+        from: Position,
+        visit: &mut dyn FnMut(Position, &[u8]),
+    ) -> Result<Box<dyn PartitionLog>, LogError> {
+        let unopened = |trouble: Trouble| match trouble {
+            // There is no batch whose outcome it could be.
+            Trouble::Lost { .. } | Trouble::Busy { .. } => {
+                LogError::Unusable { log: log_name(partition), cause: trouble.to_string() }
+            }
+            Trouble::Refused { .. } => of_log(partition, &trouble),
+        };
+        // What was read in the tables stands still for as long as the epoch is the one they were opened under.
+        let claimed = self.claimed().remove(&partition);
+        let epoch = match claimed {
+            Some(epoch) => epoch,
+            None => {
+                let mut connection = self.log_pool.lend().map_err(unopened)?;
+                claim(&mut connection, partition).map_err(unopened)?
+            }
+        };
+        let log = PostgresLog::open(
+            self.log_pool.clone(),
+            partition,
+            epoch,
+            self.options.batch_bytes_max,
+            from,
+            visit,
+            &unopened,
+        )?;
+        Ok(Box::new(log))
+    }
+}
+
+/// Takes a partition over and answers the epoch. From here on nobody else appends to its log or applies to its tables:
+/// what is under way is waited for, and what comes later finds another epoch.
+fn claim(connection: &mut Connection, partition: u16) -> Result<i64, Trouble> {
+    let partition = i32::from(partition);
+    loop {
+        let epoch = connection.query_one("SELECT epoch FROM partitions WHERE partition = $1", &[&partition])?;
+        let Some(epoch) = epoch.map(|row| row.get::<_, i64>(0)) else {
+            let cause = format!("there is no partition {partition} in this store; ask it how many there are first");
+            return Err(Trouble::Refused { cause });
+        };
+        let next = epoch + 1;
+        // From one epoch to the next and no other: a claim that arrives late, because its connection was cut, does nothing.
+        let claimed = connection.transaction(|connection| {
+            let sql = "UPDATE partitions SET epoch = $2, attempt = 0 WHERE partition = $1 AND epoch = $3";
+            if connection.execute(sql, &[&partition, &next, &epoch])? == 0 {
+                return Ok(false);
+            }
+            connection.execute("UPDATE applied SET epoch = $2 WHERE partition = $1", &[&partition, &next])?;
+            Ok::<bool, Trouble>(true)
+        })?;
+        if claimed {
+            return Ok(next);
+        }
+    }
+}
