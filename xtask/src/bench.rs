@@ -1,8 +1,11 @@
 //! `bench`: builds the load generators for release and runs one.
 
+use std::process::Command;
+
 use anyhow::bail;
 use clap::ValueEnum;
 
+use crate::cluster::{Cluster, Setup};
 use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
@@ -29,6 +32,8 @@ enum Which {
     Webhooks,
     /// Messages through the bus in and out, embedded and on Redis.
     Bus,
+    /// Messages over HTTP to one, two and three nodes on a PostgreSQL, all on this machine.
+    Cluster,
     /// Time to ready and memory of an idle server.
     Idle,
 }
@@ -42,6 +47,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         Which::Tools => "tools",
         Which::Webhooks => "webhooks",
         Which::Bus => "bus",
+        Which::Cluster => return cluster(workspace),
         Which::Idle => "idle",
     };
     if !matches!(args.which, Which::Engine | Which::Turns | Which::Tools | Which::Webhooks | Which::Bus) {
@@ -51,6 +57,40 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     let ended = command.arg("--").args(&args.rest).status()?;
     if !ended.success() {
         bail!("bench {bin} ended with {ended}");
+    }
+    Ok(())
+}
+
+/// Messages a second that are tried.
+const RATES: [u32; 4] = [500, 1_000, 2_000, 4_000];
+/// Tenants they are spread over, so that they live in many partitions.
+const TENANTS: usize = 16;
+
+/// The same load for one, two and three nodes: each message is sent to the next node, wherever its tenant lives.
+fn cluster(workspace: &Workspace) -> anyhow::Result<()> {
+    let bins = ["mainspring", "http"].map(|bin| ["--bin", bin]);
+    let mut build = workspace.cargo(&["build", "--release", "--quiet", "--workspace"]);
+    if !build.args(bins.as_flattened()).status()?.success() {
+        bail!("the server and its load could not be built");
+    }
+    let release = workspace.target_dir.join("release");
+    let parent = workspace.scratch("bench")?;
+    for nodes in 1..=3 {
+        let dir = tempfile::Builder::new().prefix("cluster-").tempdir_in(&parent)?;
+        let binary = release.join("mainspring");
+        let setup = Setup { binary: &binary, dir: dir.path(), nodes, tenants: TENANTS, deliver_url: None };
+        let cluster = Cluster::start(&setup)?;
+        let urls: Vec<String> = cluster.nodes.iter().map(|node| node.place.url()).collect();
+        let tokens = (0..TENANTS).map(|nth| cluster.token(nth)).collect::<anyhow::Result<Vec<_>>>()?;
+        for rate in RATES {
+            println!("\n{nodes} node(s), {rate} messages/s");
+            let mut load = Command::new(release.join("http"));
+            load.args(["--agent", "echo", "--seconds", "15", "--sessions", "2000", "--rate", &rate.to_string()]);
+            let ended = load.args(["--url", &urls.join(","), "--token", &tokens.join(",")]).status()?;
+            if !ended.success() {
+                bail!("the load ended with {ended}");
+            }
+        }
     }
     Ok(())
 }

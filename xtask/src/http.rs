@@ -20,6 +20,7 @@ const BODY_BYTES_MAX: usize = 64 << 20;
 pub(crate) struct Http {
     address: String,
     token: String,
+    patience: Duration,
     connection: Option<BufReader<TcpStream>>,
 }
 
@@ -34,7 +35,12 @@ impl Http {
     /// A caller of `url`, which is `http://host:port`.
     pub(crate) fn new(url: &str, token: &str) -> Http {
         let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        Http { address, token: token.to_owned(), connection: None }
+        Http { address, token: token.to_owned(), patience: ANSWER_MAX, connection: None }
+    }
+
+    /// Gives up an answer that takes longer than this.
+    pub(crate) fn patience(self, patience: Duration) -> Http {
+        Http { patience, ..self }
     }
 
     /// Asks once. After an error nothing is known about what the server did.
@@ -48,10 +54,11 @@ impl Http {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let stream = TcpStream::connect(&self.address)?;
+                let address: std::net::SocketAddr = self.address.parse().context("not host:port")?;
+                let stream = TcpStream::connect_timeout(&address, self.patience)?;
                 stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(ANSWER_MAX))?;
-                stream.set_write_timeout(Some(ANSWER_MAX))?;
+                stream.set_read_timeout(Some(self.patience))?;
+                stream.set_write_timeout(Some(self.patience))?;
                 BufReader::new(stream)
             }
         };

@@ -4,12 +4,17 @@
 mod bench;
 mod browser;
 mod chaos_bus;
+mod chaos_cluster;
 mod chaos_kill;
 mod chaos_tools;
 mod chaos_webhooks;
+mod cluster;
 mod dice;
 mod http;
+mod manifests;
 mod mcp;
+#[path = "../../crates/postgres/tests/private/process.rs"]
+mod postgres;
 mod redis_py;
 mod sdk;
 mod server;
@@ -62,6 +67,12 @@ enum Verb {
     ChaosBus(chaos_bus::Args),
     /// Kills the server while it calls tools over a proxy that breaks connections, and compares ledgers
     ChaosTools(chaos_tools::Args),
+    /// Starts three nodes on a PostgreSQL of their own, and keeps them until Enter is pressed
+    Cluster(cluster::Args),
+    /// Kills, freezes, cuts off and drains nodes of a cluster, and kills its database, under load, and compares ledgers
+    ChaosCluster(chaos_cluster::Args),
+    /// Checks what examples/cluster has for Compose and Kubernetes against their schemas
+    Manifests,
     /// Simulates whole deployments from seeds, and looks for broken promises
     Sim(sim::Args),
     /// Measures the engine, the HTTP front door, or a server that does nothing
@@ -94,6 +105,9 @@ fn carry_out() -> anyhow::Result<()> {
         Verb::ChaosWebhooks(args) => chaos_webhooks::run(&workspace, &args),
         Verb::ChaosBus(args) => chaos_bus::run(&workspace, &args),
         Verb::ChaosTools(args) => chaos_tools::run(&workspace, &args),
+        Verb::Cluster(args) => cluster::run(&workspace, &args),
+        Verb::ChaosCluster(args) => chaos_cluster::run(&workspace, &args),
+        Verb::Manifests => manifests::run(&workspace),
         Verb::Sim(args) => sim::run(&workspace, &args),
         Verb::Bench(args) => bench::run(&workspace, &args),
     }

@@ -126,12 +126,17 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
         steps.push(own("Hatchet SDKs", &["sdk"])?);
         steps.push(own("MCP SDKs", &["mcp"])?);
         steps.push(own("redis-py", &["redis-py"])?);
+        steps.push(own("manifests", &["manifests"])?);
     }
     steps.push(own("chaos-kill (queue)", &chaos("queue"))?);
     steps.push(own("chaos-kill (supersede)", &chaos("supersede"))?);
     if !args.no_sdk {
         // The libraries that check its signatures are Python's and npm's.
         steps.push(own("chaos-webhooks", &["chaos-webhooks", "--seconds", "60"])?);
+    }
+    if !args.no_sdk {
+        // Its workers are Python's.
+        steps.push(own("chaos-cluster", &["chaos-cluster", "--seconds", "60"])?);
     }
     steps.push(own("chaos-bus", &["chaos-bus", "--seconds", "45"])?);
     steps.push(own("chaos-tools", &["chaos-tools", "--rounds", rounds.as_str()])?);

@@ -8,10 +8,11 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// Which crate of the workspace may depend on which. Arrows point down only.
-const ALLOWED: [(&str, &[&str]); 16] = [
+const ALLOWED: [(&str, &[&str]); 17] = [
     ("mainspring-core", &[]),
     ("mainspring-store", &["mainspring-core"]),
     ("mainspring-postgres", &["mainspring-core", "mainspring-store"]),
+    ("mainspring-cluster", &["mainspring-postgres"]),
     ("mainspring-engine", &["mainspring-core", "mainspring-store"]),
     ("mainspring-client", &["mainspring-core", "mainspring-engine"]),
     ("mainspring-mcp", &[]),
@@ -28,13 +29,16 @@ const ALLOWED: [(&str, &[&str]); 16] = [
         "mainspring-cli",
         &[
             "mainspring-bus",
+            "mainspring-cluster",
             "mainspring-core",
             "mainspring-engine",
             "mainspring-client",
             "mainspring-flows",
             "mainspring-hatchet",
             "mainspring-mcp",
+            "mainspring-postgres",
             "mainspring-server",
+            "mainspring-store",
             "orders-agent",
         ],
     ),

@@ -13,7 +13,7 @@ use mainspring_bench::server::release_binary;
 use mainspring_bench::{Latencies, Machine, Place, Server};
 use mainspring_flows::settings::Secret;
 use mainspring_flows::sign;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -58,12 +58,12 @@ struct Args {
     /// Send them as a platform's webhooks (`/v1/incoming/bench`, signed), rather than as messages.
     #[arg(long, conflicts_with = "url")]
     incoming: bool,
-    /// A running server; without it, `mainspring dev` is started on a fresh directory.
-    #[arg(long, requires = "token")]
-    url: Option<String>,
-    /// A token for it.
-    #[arg(long, requires = "url")]
-    token: Option<String>,
+    /// Running servers, each asked in turn; without any, `mainspring dev` is started on a fresh directory.
+    #[arg(long, requires = "token", value_delimiter = ',')]
+    url: Vec<String>,
+    /// Tokens for them, each used in turn.
+    #[arg(long, requires = "url", value_delimiter = ',')]
+    token: Vec<String>,
     /// The agent the messages are for.
     #[arg(long, default_value = "orders")]
     agent: String,
@@ -90,9 +90,9 @@ fn main() -> anyhow::Result<()> {
     }
     let place = Place::below(args.dir.as_deref())?;
     println!("machine: {}", Machine::measure(place.path())?);
-    let own = match &args.url {
-        Some(_) => None,
-        None => {
+    let own = match args.url.as_slice() {
+        [_, ..] => None,
+        [] => {
             let binary = args.binary.clone().map_or_else(release_binary, Ok)?;
             let dir = place.path().join("http");
             Some(if args.incoming {
@@ -104,16 +104,18 @@ fn main() -> anyhow::Result<()> {
             })
         }
     };
-    let (url, token) = match (&own, &args.url, &args.token) {
-        (Some(server), _, _) => (server.url.clone(), server.token()?),
-        (None, Some(url), Some(token)) => (url.trim_end_matches('/').to_owned(), token.clone()),
-        (None, _, _) => bail!("--url and --token go together"),
+    let (urls, tokens) = match &own {
+        Some(server) => (vec![server.url.clone()], vec![server.token()?]),
+        None => (args.url.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(), args.token.clone()),
     };
     println!(
-        "{} messages/s for {} s over {} sessions, from the time they were due; keep-alive connections to {url}",
-        args.rate, args.seconds, args.sessions
+        "{} messages/s for {} s over {} sessions, from the time they were due; keep-alive connections to {}",
+        args.rate,
+        args.seconds,
+        args.sessions,
+        urls.join(", ")
     );
-    let answered = drive(&args, &url, &token)?;
+    let answered = drive(&args, &urls, &tokens)?;
     report(&answered, args.seconds);
     if let Some(server) = &own {
         println!("server resident afterwards: {:.1} MB", server.resident_kib()? as f64 * 1024.0 / 1e6);
@@ -121,16 +123,17 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn drive(args: &Args, url: &str, token: &str) -> anyhow::Result<Vec<Answered>> {
+fn drive(args: &Args, urls: &[String], tokens: &[String]) -> anyhow::Result<Vec<Answered>> {
     // The workspace's HTTP client brings no cryptography of its own, also for plain addresses.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).context("the token is not one line of text")?;
-    bearer.set_sensitive(true);
-    let http = reqwest::Client::builder()
-        .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
-        .http1_only()
-        .timeout(ANSWER_MAX)
-        .build()?;
+    let bearers = tokens.iter().map(|token| {
+        let mut bearer =
+            HeaderValue::from_str(&format!("Bearer {token}")).context("a token is not one line of text")?;
+        bearer.set_sensitive(true);
+        Ok(bearer)
+    });
+    let bearers = bearers.collect::<anyhow::Result<Vec<_>>>()?;
+    let http = reqwest::Client::builder().http1_only().timeout(ANSWER_MAX).build()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let (report, mut reports) = mpsc::unbounded_channel();
 
@@ -145,6 +148,8 @@ fn drive(args: &Args, url: &str, token: &str) -> anyhow::Result<Vec<Answered>> {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let session = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) % args.sessions;
         let text = format!("where is order 1042? {nth}");
+        // Every token comes to every server, whatever their numbers.
+        let (url, bearer) = (&urls[nth as usize % urls.len()], &bearers[nth as usize / urls.len() % bearers.len()]);
         let request = if args.incoming {
             let id = format!("bench-{nth}");
             let said = json!({ "sender": format!("+49{session}"), "text": text, "message_id": id }).to_string();
@@ -156,6 +161,7 @@ fn drive(args: &Args, url: &str, token: &str) -> anyhow::Result<Vec<Answered>> {
             let address = format!("{url}/v1/sessions/{}/bench-{session}/load/messages", args.agent);
             http.post(address).header("Idempotency-Key", format!("bench-{nth}")).json(&json!({ "text": text }))
         };
+        let request = request.header(AUTHORIZATION, bearer.clone());
         let report = (nth >= warm_up).then(|| report.clone());
         runtime.spawn(async move {
             let late = due.elapsed();

@@ -22,6 +22,8 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::listen::host_name;
+
 /// Streams one process reads. Each takes a connection.
 const SOURCES_MAX: usize = 256;
 /// How often is looked how far behind the groups are.
@@ -83,7 +85,7 @@ impl ConfiguredMirror {
 }
 
 /// The bus.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ConfiguredBus {
     /// Channels whose streams are read and written.
@@ -134,6 +136,7 @@ impl Default for ConfiguredBus {
 }
 
 /// What is started.
+#[derive(Clone)]
 pub(crate) struct BusSetup {
     redis: Option<Redis>,
     bus: Option<ConfiguredBus>,
@@ -188,7 +191,11 @@ impl ConfiguredRedis {
 }
 
 /// Reads and checks both sections.
-pub(crate) fn setup(redis: Option<&ConfiguredRedis>, bus: Option<ConfiguredBus>) -> anyhow::Result<Option<BusSetup>> {
+pub(crate) fn setup(
+    redis: Option<&ConfiguredRedis>,
+    bus: Option<ConfiguredBus>,
+    tenants: &[String],
+) -> anyhow::Result<Option<BusSetup>> {
     if redis.is_none() && bus.is_none() {
         return Ok(None);
     }
@@ -199,6 +206,9 @@ pub(crate) fn setup(redis: Option<&ConfiguredRedis>, bus: Option<ConfiguredBus>)
         }
         if bus.partitions > 256 || bus.inbound_partitions.is_some_and(|count| count > 256) {
             bail!("bus.partitions may be 256 at most");
+        }
+        if let Some(unknown) = bus.agents.keys().find(|name| !tenants.contains(name)) {
+            bail!("[bus.agents]: there is no tenant {unknown:?}");
         }
         if bus.deliveries_max == 0 || bus.entries_max < 1_000 || bus.keep_hours == 0 || bus.visibility_s == 0 {
             bail!("bus.deliveries_max, keep_hours and visibility_s must be at least 1, entries_max at least 1000");
@@ -419,9 +429,6 @@ pub(crate) async fn start(
             }
         }
     }
-    if let Some(unknown) = config.agents.keys().find(|name| !tenants.iter().any(|(_, tenant)| tenant == name)) {
-        bail!("[bus.agents]: there is no tenant {unknown:?}");
-    }
     if sources.len() > SOURCES_MAX {
         bail!("{} streams would be read, at most {SOURCES_MAX} by one process: name fewer channels", sources.len());
     }
@@ -496,12 +503,4 @@ async fn watch_lag(
             _ = stopping.changed() => return,
         }
     }
-}
-
-/// What other consumers see us as; Redis takes any name, and this one says which machine.
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let fits = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
-    let name: String = name.chars().filter(fits).take(60).collect();
-    if name.is_empty() { "node".to_owned() } else { name }
 }

@@ -41,6 +41,10 @@ pub(crate) struct Config {
     /// Accounts at platforms whose webhooks come in.
     #[serde(default)]
     pub(crate) integrations: Vec<ConfiguredIntegration>,
+    /// Which database nodes share, if there are several.
+    pub(crate) postgres: Option<crate::node::ConfiguredPostgres>,
+    /// Which of them this is.
+    pub(crate) node: Option<crate::node::ConfiguredNode>,
     /// Where Redis is.
     pub(crate) redis: Option<crate::bus::ConfiguredRedis>,
     /// The streams channel gateways and routers are spoken to over.
@@ -223,11 +227,18 @@ pub(crate) struct Server {
     pub(crate) dir: PathBuf,
     /// The address clients reach the server at, if not the one it listens on.
     pub(crate) public_url: Option<String>,
+    /// The key tokens are signed with, if it is not `keys/signing.pem` in `dir`.
+    pub(crate) signing_key: Option<PathBuf>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Server { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), dir: ".mainspring".into(), public_url: None }
+        Server {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            dir: ".mainspring".into(),
+            public_url: None,
+            signing_key: None,
+        }
     }
 }
 
@@ -237,8 +248,8 @@ impl Default for Server {
 pub(crate) struct Store {
     /// `durable`, or `off` for experiments that may lose everything.
     fsync: Fsync,
-    /// Partitions of a new directory. An existing one keeps its number.
-    pub(crate) partitions: u16,
+    /// Partitions of a new store: 1 in a directory, 64 in a database. An existing one keeps its number.
+    pub(crate) partitions: Option<u16>,
     /// Days for which finished runs are kept.
     keep_runs_days: u64,
     /// Days for which events are kept.
@@ -247,7 +258,7 @@ pub(crate) struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Store { fsync: Fsync::Durable, partitions: 1, keep_runs_days: 30, keep_events_days: 30 }
+        Store { fsync: Fsync::Durable, partitions: None, keep_runs_days: 30, keep_events_days: 30 }
     }
 }
 
@@ -460,4 +471,17 @@ pub(crate) fn dev_agent() -> anyhow::Result<(AgentSettings, Pace)> {
     }
     settings.deliver_url = std::env::var("MAINSPRING_DEV_DELIVER_URL").ok();
     Ok((settings, pace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_for_a_cluster_is_understood() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cluster/mainspring.toml");
+        let config = Config::read(&file).expect("it is understood");
+        assert!(config.postgres.is_some());
+        assert_eq!(config.agents.len(), 1);
+    }
 }

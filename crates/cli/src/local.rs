@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ServerArgs;
 use crate::config::tenant_id;
+use crate::part::Common;
 
 /// Seconds a token made for one command lasts.
 const OPERATOR_TTL_S: u64 = 60;
@@ -27,6 +28,16 @@ struct Running {
     /// The names of all its tenants.
     #[serde(default)]
     tenants: Vec<String>,
+    /// The file of the signing key, if it is not in the directory.
+    #[serde(default)]
+    signing_key: Option<PathBuf>,
+}
+
+impl Running {
+    fn keys(&self, dir: &Path) -> anyhow::Result<Keys> {
+        let Some(path) = &self.signing_key else { return Ok(Keys::load_or_create(dir)?) };
+        Keys::load(path)?.with_context(|| format!("{} is not there any more", path.display()))
+    }
 }
 
 /// A server to talk to.
@@ -39,8 +50,14 @@ fn path_in(dir: &Path) -> PathBuf {
     dir.join("server.json")
 }
 
-pub(crate) fn write(dir: &Path, url: &str, tenant: TenantId, tenants: Vec<String>) -> anyhow::Result<()> {
-    let running = Running { url: url.to_owned(), pid: std::process::id(), tenant: tenant.to_string(), tenants };
+pub(crate) fn write(dir: &Path, url: &str, common: &Common) -> anyhow::Result<()> {
+    let running = Running {
+        url: url.to_owned(),
+        pid: std::process::id(),
+        tenant: common.home().to_string(),
+        tenants: common.tenants().into_iter().map(|(_, name)| name.to_owned()).collect(),
+        signing_key: common.setup().signing_key().map(std::path::absolute).transpose()?,
+    };
     let draft = dir.join("server.json.tmp");
     fs::write(&draft, serde_json::to_vec_pretty(&running)?)?;
     fs::rename(&draft, path_in(dir)).context("server.json could not be written")
@@ -65,11 +82,12 @@ pub(crate) fn find(args: &ServerArgs) -> anyhow::Result<Server> {
         return Ok(Server { url: url.trim_end_matches('/').to_owned(), token: token.clone() });
     }
     let running = running(&args.dir)?;
+    let keys = running.keys(&args.dir)?;
     let tenant = match &args.tenant {
         Some(name) => tenant_id(name),
         None => running.tenant.parse().context("server.json names no tenant")?,
     };
-    sign_for(&args.dir, running.url, tenant)
+    sign_for(&keys, running.url, tenant)
 }
 
 /// The same for each tenant of the server, by name; for the one alone that is named, or whose token was given.
@@ -78,9 +96,11 @@ pub(crate) fn find_all(args: &ServerArgs) -> anyhow::Result<Vec<(String, Server)
         let name = args.tenant.clone().unwrap_or_else(|| "the token's".to_owned());
         return Ok(vec![(name, find(args)?)]);
     }
-    let Running { url, tenants, .. } = running(&args.dir)?;
+    let running = running(&args.dir)?;
+    let keys = running.keys(&args.dir)?;
+    let Running { url, tenants, .. } = running;
     let each = tenants.into_iter().map(|name| {
-        let server = sign_for(&args.dir, url.clone(), tenant_id(&name))?;
+        let server = sign_for(&keys, url.clone(), tenant_id(&name))?;
         Ok((name, server))
     });
     each.collect()
@@ -95,7 +115,7 @@ fn running(dir: &Path) -> anyhow::Result<Running> {
 }
 
 /// A server on this machine, with a token made for one command.
-fn sign_for(dir: &Path, url: String, tenant: TenantId) -> anyhow::Result<Server> {
+fn sign_for(keys: &Keys, url: String, tenant: TenantId) -> anyhow::Result<Server> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let grant = Grant {
@@ -106,6 +126,6 @@ fn sign_for(dir: &Path, url: String, tenant: TenantId) -> anyhow::Result<Server>
         server_url: &url,
         grpc_address: "",
     };
-    let (token, _) = Keys::load_or_create(dir)?.sign(&grant)?;
+    let (token, _) = keys.sign(&grant)?;
     Ok(Server { url, token })
 }

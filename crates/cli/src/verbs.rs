@@ -36,6 +36,20 @@ impl Server {
     }
 }
 
+/// Needs no token: how a server stands is no tenant's secret.
+pub(crate) async fn ready(args: &ServerArgs) -> anyhow::Result<()> {
+    let server = match &args.url {
+        Some(url) => Server { url: url.trim_end_matches('/').to_owned(), token: String::new() },
+        None => find(args)?,
+    };
+    let standing = server.call(Method::GET, "/readyz", None).await?;
+    println!("{}", word(&standing["status"]));
+    for trouble in standing["degraded"].as_array().into_iter().flatten() {
+        println!("{}", word(trouble));
+    }
+    Ok(())
+}
+
 pub(crate) async fn token(verb: TokenVerb, args: &ServerArgs) -> anyhow::Result<()> {
     let server = find(args)?;
     match verb {

@@ -50,6 +50,10 @@ impl Committer {
         match self.log.settle() {
             Ok(Some(position)) => appended(partition, batch, Ok(position)),
             Ok(None) => self.append(partition, batch),
+            Err(error @ LogError::Unknown { .. }) => {
+                tracing::debug!(%error, "still not known");
+                Appended::Unknown(batch)
+            }
             Err(error) => appended(partition, batch, Err(error)),
         }
     }

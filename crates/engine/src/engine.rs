@@ -1,5 +1,6 @@
 //! The engine: all partitions of this process, opened from one store.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -90,7 +91,12 @@ pub struct Engine {
 }
 
 struct Inner {
+    /// Those of this process: all of the store's, or one.
     partitions: Vec<Arc<Partition>>,
+    /// The number of the first of them.
+    first: u16,
+    /// How many the store has.
+    count: u16,
     world: Arc<dyn World>,
     /// Whether reads may wait on a thread of their own. Moved by hand, everything happens on one.
     threaded: bool,
@@ -112,9 +118,27 @@ impl Engine {
     /// # Errors
     /// Each [`OpenError`] names the path and what to do.
     pub fn open(options: &EngineOptions) -> Result<Engine, OpenError> {
+        let count = options.store.partitions(options.partitions)?;
+        Engine::open_some(options, 0..count, count)
+    }
+
+    /// Opens one of the `count` partitions of a store alone: the others are other engines', in this process or elsewhere.
+    /// Whose tenants live in it, [`partition_of`] says; it may not be asked about others.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn open_one(options: &EngineOptions, number: u16, count: u16) -> Result<Engine, OpenError> {
+        assert!(number < count, "partition {number} of {count}");
+        Engine::open_some(options, number..number + 1, count)
+    }
+
+    fn open_some(options: &EngineOptions, numbers: Range<u16>, count: u16) -> Result<Engine, OpenError> {
         let hub = Arc::new(Hub::default());
         let (mut partitions, mut threads, mut appliers) = (Vec::new(), Vec::new(), Vec::new());
-        for number in 0..options.store.partitions(options.partitions)? {
+        for number in numbers.clone() {
             let Opened { partition, decider, committer, applier } = open_partition(options, number, &hub)?;
             let started = threads::start(&partition, decider, committer, applier)
                 .map_err(|error| OpenError::System { what: "a thread", cause: error.to_string() })?;
@@ -122,7 +146,8 @@ impl Engine {
             threads.extend(started.deciding);
             appliers.push(started.applying);
         }
-        Ok(Engine::of(options, partitions, hub, true, threads, appliers))
+        let placed = (numbers.start, count);
+        Ok(Engine::of(options, partitions, placed, hub, true, threads, appliers))
     }
 
     /// Like [`Engine::open`], without threads: nothing is decided, appended or applied but by the [`Driven`] partitions
@@ -133,17 +158,19 @@ impl Engine {
     pub fn open_driven(options: &EngineOptions) -> Result<(Engine, Vec<Driven>), OpenError> {
         let hub = Arc::new(Hub::default());
         let (mut partitions, mut driven) = (Vec::new(), Vec::new());
-        for number in 0..options.store.partitions(options.partitions)? {
+        let count = options.store.partitions(options.partitions)?;
+        for number in 0..count {
             let Opened { partition, decider, committer, applier } = open_partition(options, number, &hub)?;
             driven.push(Driven::new(partition.clone(), decider, committer, applier));
             partitions.push(partition);
         }
-        Ok((Engine::of(options, partitions, hub, false, Vec::new(), Vec::new()), driven))
+        Ok((Engine::of(options, partitions, (0, count), hub, false, Vec::new(), Vec::new()), driven))
     }
 
     fn of(
         options: &EngineOptions,
         partitions: Vec<Arc<Partition>>,
+        (first, count): (u16, u16),
         hub: Arc<Hub>,
         threaded: bool,
         threads: Vec<JoinHandle<()>>,
@@ -152,6 +179,8 @@ impl Engine {
         Engine {
             inner: Arc::new(Inner {
                 partitions,
+                first,
+                count,
                 world: options.world.clone(),
                 threaded,
                 hub,
@@ -372,12 +401,14 @@ impl Engine {
     }
 
     /// The number of the partition a tenant lives in.
-    pub fn partition_number(&self, tenant: TenantId) -> usize {
-        partition_of(tenant, self.inner.partitions.len())
+    pub fn partition_number(&self, tenant: TenantId) -> u16 {
+        partition_of(tenant, self.inner.count)
     }
 
     fn partition(&self, tenant: TenantId) -> &Arc<Partition> {
-        &self.inner.partitions[self.partition_number(tenant)]
+        let number = self.partition_number(tenant);
+        let here = number.checked_sub(self.inner.first).and_then(|nth| self.inner.partitions.get(usize::from(nth)));
+        here.unwrap_or_else(|| panic!("partition {number} is not of this engine; whoever asks must know where it is"))
     }
 }
 
@@ -395,8 +426,8 @@ impl Drop for RunWait<'_> {
 }
 
 /// Which of `count` partitions a tenant lives in. The one place that says so.
-fn partition_of(tenant: TenantId, count: usize) -> usize {
-    (mainspring_core::id::fingerprint([tenant.to_bytes().as_slice()]) % count as u64) as usize
+pub fn partition_of(tenant: TenantId, count: u16) -> u16 {
+    (mainspring_core::id::fingerprint([tenant.to_bytes().as_slice()]) % u64::from(count)) as u16
 }
 
 fn join_all(threads: &Mutex<Vec<JoinHandle<()>>>) {

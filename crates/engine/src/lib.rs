@@ -20,7 +20,7 @@ mod world;
 pub use commit::DurableBatch;
 pub use decider::{Answer, DecidedBatch, Decider, Respond, Submission};
 pub use driven::{Driven, Written};
-pub use engine::{Engine, EngineOptions, OpenError};
+pub use engine::{Engine, EngineOptions, OpenError, partition_of};
 pub use hub::{Dispatched, EventNotice, Hub, Questions, RunNotice, WorkerInbox};
 pub use partition::EngineError;
 pub use status::{Health, Stats};

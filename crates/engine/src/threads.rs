@@ -21,8 +21,8 @@ const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Batches of up to this many commands are written by the deciding thread itself; larger ones go to the log's thread, so
 /// that deciding and writing overlap. Measured with `cargo xtask bench engine`.
 const INLINE_COMMANDS_MAX: usize = 16;
-/// How long to wait before it is asked again what became of a batch.
-const SETTLE_EVERY: Duration = Duration::from_millis(50);
+/// How long to wait before it is asked again what became of a batch; each time twice as long, up to the second.
+const SETTLE_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(400));
 
 /// What makes a batch durable, and where what wants a fact goes after that. Owned by whoever writes at the moment.
 struct Writer {
@@ -227,6 +227,7 @@ impl Partition {
     fn write_batch(&self, batch: DecidedBatch, writer: &Mutex<Writer>) {
         let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut appended = writer.committer.append(self, batch);
+        let mut wait = SETTLE_AFTER.0;
         let durable = loop {
             match appended {
                 Appended::Durable(durable) => break durable,
@@ -240,7 +241,8 @@ impl Partition {
                     return;
                 }
                 Appended::Unknown(batch) => {
-                    std::thread::sleep(SETTLE_EVERY);
+                    std::thread::sleep(wait);
+                    wait = (wait * 2).min(SETTLE_AFTER.1);
                     appended = writer.committer.settle(self, batch);
                 }
             }

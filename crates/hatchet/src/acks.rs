@@ -61,7 +61,7 @@ impl Acks {
     }
 }
 
-/// Has what is still running written down, for as long as the process lives.
+/// Has what is still running written down, until it is stopped.
 pub(crate) async fn record(hatchet: Hatchet) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

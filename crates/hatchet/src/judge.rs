@@ -32,11 +32,14 @@ pub(crate) async fn answer(hatchet: Hatchet, mut questions: Questions) {
                 match verdict(&hatchet, tenant, task).await {
                     Ok(Some(verdict)) => {
                         match hatchet.engine().submit(tenant, Command::Judge { task, verdict }).await {
-                            Ok(_) | Err(EngineError::Refused(_) | EngineError::ShuttingDown) => break,
+                            Ok(_) => break,
+                            Err(EngineError::Refused(_) | EngineError::ShuttingDown | EngineError::Stopped { .. }) => {
+                                break;
+                            }
                             Err(error) => tracing::warn!(%task, %error, "a verdict was not taken; it is given again"),
                         }
                     }
-                    Ok(None) | Err(EngineError::ShuttingDown) => break,
+                    Ok(None) | Err(EngineError::ShuttingDown | EngineError::Stopped { .. }) => break,
                     Err(EngineError::Missing { what }) => {
                         let error = format!("its conditions can't be evaluated: {what} is missing");
                         let _ = hatchet

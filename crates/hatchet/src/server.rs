@@ -1,10 +1,11 @@
 //! The server's parts, put together: what all services share, and the routes they answer on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use mainspring_core::{Command, Reply, TaskId, TenantId};
 use mainspring_engine::{Engine, EngineError};
+use tokio::task::AbortHandle;
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
@@ -37,6 +38,8 @@ struct Inner {
     gate: Gate,
     catalog: Catalog,
     acks: Acks,
+    /// What runs beside the calls.
+    beside: Mutex<Vec<AbortHandle>>,
 }
 
 impl std::fmt::Debug for Hatchet {
@@ -49,13 +52,20 @@ impl Hatchet {
     /// Begins to answer: the judge of conditions and the keeper of acknowledgements go to work. Call it inside a tokio
     /// runtime.
     pub fn start(engine: Engine, gate: Gate) -> Self {
-        let inner = Inner { engine, gate, catalog: Catalog::default(), acks: Acks::default() };
-        let hatchet = Hatchet { inner: Arc::new(inner) };
-        if let Some(questions) = hatchet.engine().hub().judge() {
-            tokio::spawn(crate::judge::answer(hatchet.clone(), questions));
-        }
-        tokio::spawn(crate::acks::record(hatchet.clone()));
+        let (catalog, acks, beside) = (Catalog::default(), Acks::default(), Mutex::default());
+        let hatchet = Hatchet { inner: Arc::new(Inner { engine, gate, catalog, acks, beside }) };
+        let judging = hatchet.engine().hub().judge();
+        let judging = judging.map(|questions| tokio::spawn(crate::judge::answer(hatchet.clone(), questions)));
+        let recording = tokio::spawn(crate::acks::record(hatchet.clone()));
+        let beside = judging.into_iter().chain([recording]).map(|task| task.abort_handle()).collect();
+        *hatchet.inner.beside.lock().unwrap_or_else(PoisonError::into_inner) = beside;
         hatchet
+    }
+
+    /// Ends what runs beside the calls, which would keep the engine in memory for ever.
+    pub fn stop(&self) {
+        let beside = std::mem::take(&mut *self.inner.beside.lock().unwrap_or_else(PoisonError::into_inner));
+        beside.iter().for_each(AbortHandle::abort);
     }
 
     /// All routes: gRPC, and the REST calls that SDKs make.

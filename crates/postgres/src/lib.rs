@@ -15,15 +15,17 @@
 //! - **Calls block**, as the traits want it. One thread tends all connections; connections are lent from two pools, so
 //!   that readers never keep the log waiting.
 //!
-//! # What is open
-//! Leases, so that a partition is taken over only when its owner is gone (today: whoever opens it last has it); the
-//! command that migrates; `mainspring move`.
+//! - **Leases** (`nodes.rs`): a node has a row that it renews, and its partitions name it. A partition is taken only from
+//!   nobody, or from a node whose row is older than its lease, by the clock of the database. So a lease says when one may
+//!   take over; that the other then does nothing more is the fence's doing, and needs no clock.
 //!
-//! What this crate does not know: what a row means beyond the columns listings need, who decides, what time it is.
+//! What this crate does not know: what a row means beyond the columns listings need, who decides, what time it is, which
+//! node should have which partition.
 
 mod apply;
 mod link;
 mod log;
+mod nodes;
 mod options;
 mod pool;
 mod rows;
@@ -33,5 +35,6 @@ mod sweep;
 mod tables;
 mod trouble;
 
+pub use nodes::{NodeId, NodeRow, Nodes, NodesError, PartitionRow, Roster};
 pub use options::PostgresOptions;
 pub use store::Postgres;

@@ -13,6 +13,8 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::nodes::NodeId;
+
 /// Less, and the server's own limits, which are parts of it, would come to nothing.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
@@ -36,6 +38,8 @@ pub struct PostgresOptions {
     pub table_connections_max: usize,
     /// How long one answer may take before the connection is given up.
     pub patience: Duration,
+    /// Which node this is, if it is one of several: partitions are taken in its name.
+    pub node: Option<NodeId>,
 }
 
 impl PostgresOptions {
@@ -51,6 +55,7 @@ impl PostgresOptions {
             log_connections_max: 8,
             table_connections_max: 16,
             patience: Duration::from_secs(10),
+            node: None,
         }
     }
 
@@ -93,7 +98,8 @@ impl PostgresOptions {
         }
         config.connect_timeout(self.patience);
         config.tcp_user_timeout(self.patience);
-        config.keepalives_idle(self.patience);
+        // The system counts these in whole seconds, and takes no 0.
+        config.keepalives_idle(self.patience.max(Duration::from_secs(1)));
         let tls = self.tls(config.get_ssl_mode() == SslMode::Disable)?;
         Ok((config, tls))
     }

@@ -190,8 +190,12 @@ fn first() -> String {
     let mut sql = String::from(
         "CREATE TABLE schema_version (id int PRIMARY KEY CHECK (id = 0), version int NOT NULL); \
          INSERT INTO schema_version VALUES (0, 0); \
-         CREATE TABLE cluster (id int PRIMARY KEY CHECK (id = 0), name text NOT NULL, partitions int NOT NULL); \
-         CREATE TABLE partitions (partition int PRIMARY KEY, epoch bigint NOT NULL DEFAULT 0, \
+         CREATE TABLE cluster (id int PRIMARY KEY CHECK (id = 0), name text NOT NULL, partitions int NOT NULL, \
+             signed_by text); \
+         CREATE TABLE nodes (id text PRIMARY KEY, name text NOT NULL, address text NOT NULL, \
+             release text NOT NULL, lease_ms bigint NOT NULL, seen_at timestamptz NOT NULL, \
+             leaving boolean NOT NULL) WITH (fillfactor = 10); \
+         CREATE TABLE partitions (partition int PRIMARY KEY, node text, epoch bigint NOT NULL DEFAULT 0, \
              attempt bigint NOT NULL DEFAULT 0, removed bigint NOT NULL DEFAULT 0) WITH (fillfactor = 10); \
          CREATE TABLE applied (partition int PRIMARY KEY, epoch bigint NOT NULL DEFAULT 0, \
              position bigint NOT NULL DEFAULT 0) WITH (fillfactor = 10); \

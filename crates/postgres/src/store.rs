@@ -10,6 +10,7 @@ use mainspring_store::{PartitionLog, Store, StoreError, TablesError};
 
 use crate::link::{Connection, Link};
 use crate::log::PostgresLog;
+use crate::nodes::{ALIVE, NodeId};
 use crate::options::PostgresOptions;
 use crate::pool::Pool;
 use crate::rows::PostgresRows;
@@ -17,7 +18,8 @@ use crate::schema;
 use crate::tables::PostgresTables;
 use crate::trouble::{Trouble, log_name, of_log};
 
-/// A store in a database. Several processes may have it open; each partition belongs to whoever opened it last.
+/// A store in a database. Several processes may have it open; each partition belongs to whoever opened it last. One that
+/// a node holds a lease on can't be opened in another's name.
 pub struct Postgres {
     options: PostgresOptions,
     /// For logs alone, so that no reader keeps one waiting.
@@ -64,7 +66,7 @@ impl Store for Postgres {
     }
 
     fn open_tables(&self, partition: u16) -> Result<OpenTables, TablesError> {
-        let epoch = claim(&mut *self.table_pool.lend()?, partition)?;
+        let epoch = claim(&mut *self.table_pool.lend()?, partition, self.options.node)?;
         self.claimed().insert(partition, epoch);
         let tables = PostgresTables::new(self.table_pool.clone(), partition, epoch);
         Ok((Box::new(tables), Arc::new(PostgresRows::new(self.table_pool.clone(), partition))))
@@ -90,7 +92,7 @@ impl Store for Postgres {
             Some(epoch) => epoch,
             None => {
                 let mut connection = self.log_pool.lend().map_err(unopened)?;
-                claim(&mut connection, partition).map_err(unopened)?
+                claim(&mut connection, partition, self.options.node).map_err(unopened)?
             }
         };
         let log = PostgresLog::open(
@@ -108,22 +110,37 @@ impl Store for Postgres {
 
 /// Takes a partition over and answers the epoch. From here on nobody else appends to its log or applies to its tables:
 /// what is under way is waited for, and what comes later finds another epoch.
-fn claim(connection: &mut Connection, partition: u16) -> Result<i64, Trouble> {
-    let partition = i32::from(partition);
+fn claim(connection: &mut Connection, partition: u16, node: Option<NodeId>) -> Result<i64, Trouble> {
+    let number = i32::from(partition);
+    let node = node.map(|node| node.to_string());
+    let refused = |cause: String| Err(Trouble::Refused { cause });
     loop {
-        let epoch = connection.query_one("SELECT epoch FROM partitions WHERE partition = $1", &[&partition])?;
-        let Some(epoch) = epoch.map(|row| row.get::<_, i64>(0)) else {
-            let cause = format!("there is no partition {partition} in this store; ask it how many there are first");
-            return Err(Trouble::Refused { cause });
+        let sql = format!(
+            "SELECT p.epoch, n.name FROM partitions p LEFT JOIN nodes n ON n.id = p.node AND {ALIVE} \
+             AND p.node IS DISTINCT FROM $2 WHERE p.partition = $1"
+        );
+        let Some(found) = connection.query_one(&sql, &[&number, &node])? else {
+            return refused(format!(
+                "there is no partition {partition} in this store; ask it how many there are first"
+            ));
         };
+        let (epoch, holder) = (found.get::<_, i64>(0), found.get::<_, Option<String>>(1));
+        if let Some(holder) = holder {
+            return refused(format!("partition {partition} is held by the node {holder:?}: stop that one first"));
+        }
         let next = epoch + 1;
         // From one epoch to the next and no other: a claim that arrives late, because its connection was cut, does nothing.
+        // And never past a lease that was renewed since it was looked at.
         let claimed = connection.transaction(|connection| {
-            let sql = "UPDATE partitions SET epoch = $2, attempt = 0 WHERE partition = $1 AND epoch = $3";
-            if connection.execute(sql, &[&partition, &next, &epoch])? == 0 {
+            let sql = format!(
+                "UPDATE partitions p SET epoch = $2, attempt = 0, node = $4 \
+                 WHERE p.partition = $1 AND p.epoch = $3 AND NOT EXISTS \
+                 (SELECT 1 FROM nodes n WHERE n.id = p.node AND {ALIVE} AND p.node IS DISTINCT FROM $4)"
+            );
+            if connection.execute(&sql, &[&number, &next, &epoch, &node])? == 0 {
                 return Ok(false);
             }
-            connection.execute("UPDATE applied SET epoch = $2 WHERE partition = $1", &[&partition, &next])?;
+            connection.execute("UPDATE applied SET epoch = $2 WHERE partition = $1", &[&number, &next])?;
             Ok::<bool, Trouble>(true)
         })?;
         if claimed {

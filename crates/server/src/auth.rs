@@ -120,6 +120,7 @@ pub struct Keys {
     verifying: DecodingKey,
     turn_tokens: TurnTokens,
     sealer: Sealer,
+    fingerprint: String,
 }
 
 impl std::fmt::Debug for Keys {
@@ -135,14 +136,23 @@ impl Keys {
     /// [`KeysError`] names the file.
     pub fn load_or_create(dir: &Path) -> Result<Keys, KeysError> {
         let path = dir.join("keys").join("signing.pem");
-        match fs::read_to_string(&path) {
-            Ok(pem) => Keys::from_pem(&pem, &path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let pem = new_pem(&path)?;
-                write_secret(&path, &pem).map_err(|source| KeysError::File { path: path.clone(), source })?;
-                Keys::from_pem(&pem, &path)
-            }
-            Err(source) => Err(KeysError::File { path, source }),
+        if let Some(keys) = Keys::load(&path)? {
+            return Ok(keys);
+        }
+        let pem = new_pem(&path)?;
+        write_secret(&path, &pem).map_err(|source| KeysError::File { path: path.clone(), source })?;
+        Keys::from_pem(&pem, &path)
+    }
+
+    /// Loads the key from a file, if there is one.
+    ///
+    /// # Errors
+    /// [`KeysError`] names the file.
+    pub fn load(path: &Path) -> Result<Option<Keys>, KeysError> {
+        match fs::read_to_string(path) {
+            Ok(pem) => Keys::from_pem(&pem, path).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(KeysError::File { path: path.to_owned(), source }),
         }
     }
 
@@ -156,7 +166,9 @@ impl Keys {
             Sha256::new().chain_update(b"mainspring turn tokens").chain_update(secret.to_bytes()).finalize();
         let for_secrets =
             Sha256::new().chain_update(b"mainspring sealed secrets").chain_update(secret.to_bytes()).finalize();
+        let digest = Sha256::digest(public.as_bytes());
         Ok(Keys {
+            fingerprint: digest[..16].iter().map(|byte| format!("{byte:02x}")).collect(),
             turn_tokens: TurnTokens::new(for_turns.into()),
             sealer: Sealer::new(for_secrets.into()),
             signing: EncodingKey::from_ec_pem(pem.as_bytes()).map_err(|e| malformed(e.to_string()))?,
@@ -167,6 +179,11 @@ impl Keys {
     /// What tokens for turns' attempts are signed with. They stay good over restarts.
     pub fn turn_tokens(&self) -> &TurnTokens {
         &self.turn_tokens
+    }
+
+    /// Which key it is, in a form that tells nothing of it.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// What keeps the secrets of tenants. They are lost with the signing key.
@@ -339,13 +356,13 @@ impl FromRequestParts<AppState> for Caller {
     }
 }
 
-fn bearer(parts: &Parts) -> Option<String> {
+pub(crate) fn bearer(parts: &Parts) -> Option<String> {
     let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
-fn cookie(parts: &Parts) -> Option<String> {
+pub(crate) fn cookie(parts: &Parts) -> Option<String> {
     let values = parts.headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
     values
         .flat_map(|value| value.split(';'))

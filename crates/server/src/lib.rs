@@ -17,9 +17,11 @@ mod stream_events;
 pub mod views;
 pub mod web;
 mod webhook_pages;
+mod whose;
 
 pub use auth::{Keys, KeysError};
 pub use state::{AppState, ServerOptions};
+pub use whose::whose;
 
 use axum::Router;
 

@@ -34,7 +34,7 @@ use crate::api::{
         streams::publish, streams::take, streams::ack, streams::nack, streams::dead_letter, streams::leave,
         streams::drop_group, streams::put, streams::list, streams::show, streams::replay, streams::events,
         tokens::create, tokens::list, tokens::revoke,
-        ops::healthz, ops::readyz, ops::metrics, ops::openapi,
+        ops::healthz, ops::readyz, ops::cluster, ops::metrics, ops::openapi,
     ),
     modifiers(&BearerToken),
     security(("token" = [])),

@@ -15,7 +15,6 @@ use serde::Serialize;
 use crate::api::incoming::Placed;
 use crate::api::webhooks::OfTenants;
 use crate::auth::Auth;
-use crate::auth::Keys;
 use crate::pages::Pages;
 use crate::problem::Problem;
 
@@ -81,6 +80,9 @@ pub trait Beside: Send + Sync {
     fn streams(&self, tenant: TenantId) -> Vec<StreamLag>;
 }
 
+/// How the nodes of the cluster stand, as JSON, with the partition of the tenant that asks.
+pub type Cluster = Arc<dyn Fn(TenantId) -> serde_json::Value + Send + Sync>;
+
 /// Shared by all handlers. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
@@ -90,7 +92,7 @@ pub struct AppState {
 struct Inner {
     engine: Engine,
     agents: Agents,
-    auth: Auth,
+    auth: Arc<Auth>,
     pages: Pages,
     options: ServerOptions,
     door: OnceLock<Door>,
@@ -99,17 +101,18 @@ struct Inner {
     webhooks: OnceLock<OfTenants>,
     integrations: OnceLock<BTreeMap<String, Placed>>,
     beside: OnceLock<Arc<dyn Beside>>,
+    cluster: OnceLock<Cluster>,
     requests: AtomicU64,
     accepted: AtomicU64,
 }
 
 impl AppState {
     /// Puts the server's parts together.
-    pub fn new(engine: Engine, agents: Agents, keys: Keys, options: ServerOptions) -> Self {
+    pub fn new(engine: Engine, agents: Agents, auth: Arc<Auth>, options: ServerOptions) -> Self {
         let inner = Inner {
             engine,
             agents,
-            auth: Auth::new(keys),
+            auth,
             pages: Pages::new(),
             options,
             door: OnceLock::new(),
@@ -118,6 +121,7 @@ impl AppState {
             webhooks: OnceLock::new(),
             integrations: OnceLock::new(),
             beside: OnceLock::new(),
+            cluster: OnceLock::new(),
             requests: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
         };
@@ -224,6 +228,16 @@ impl AppState {
     /// What this process uses beside its own store, if anything.
     pub fn beside(&self) -> Option<&dyn Beside> {
         self.inner.beside.get().map(|beside| &**beside)
+    }
+
+    /// Gives the server what it tells of at `/v1/cluster`. Once, before anything is served.
+    pub fn set_cluster(&self, cluster: Cluster) {
+        let _ = self.inner.cluster.set(cluster);
+    }
+
+    /// How the nodes stand, if this is one of several.
+    pub fn cluster(&self, tenant: TenantId) -> Option<serde_json::Value> {
+        self.inner.cluster.get().map(|cluster| cluster(tenant))
     }
 
     /// Lets a short code stand for a token in addresses of this process. For `dev`, which listens on loopback only.

@@ -23,8 +23,8 @@ use serde::Deserialize;
 use crate::api::{id, runs, turns};
 use crate::auth::{COOKIE, Caller, Scope};
 use crate::pages::{
-    AgentChoice, AsOf, ChatPage, Counts, ErrorPage, Frame, LoginPage, OverviewPage, PageError, RunPage, RunsFilter,
-    RunsPage, TurnPage, TurnRow, asset, asset_cache_control,
+    AgentChoice, AsOf, ChatPage, Counts, ErrorPage, Frame, LoginPage, NodesPage, OverviewPage, PageError, RunPage,
+    RunsFilter, RunsPage, TurnPage, TurnRow, asset, asset_cache_control,
 };
 use crate::problem::Problem;
 use crate::state::AppState;
@@ -46,6 +46,7 @@ fn pages() -> Router<AppState> {
         .route("/runs", get(run_list))
         .route("/runs/{id}", get(run))
         .route("/runs/{id}/cancel", post(cancel))
+        .route("/nodes", get(nodes))
         .merge(crate::webhook_pages::routes())
         .merge(tools::routes())
         .merge(config::routes())
@@ -237,6 +238,11 @@ async fn overview(State(state): State<AppState>, visitor: Visitor) -> Result<Htm
         as_of: AsOf { position, lag_ms: 0 },
     };
     rendered(&state, state.pages().overview(&page))
+}
+
+async fn nodes(State(state): State<AppState>, visitor: Visitor) -> Result<Html<String>, Shown> {
+    let cluster = state.cluster(visitor.caller.tenant);
+    rendered(&state, state.pages().nodes(&NodesPage { frame: visitor.frame(), cluster }))
 }
 
 #[derive(Deserialize)]

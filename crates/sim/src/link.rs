@@ -52,7 +52,7 @@ pub async fn call(host: &Host, chance: &mut Chance, tenant: TenantId, command: C
     match answer {
         Ok(Ok((reply, position))) => {
             let partition = process.engine.partition_number(tenant);
-            let durable = sim.lock().witnesses[partition].position();
+            let durable = sim.lock().witnesses[usize::from(partition)].position();
             if position > durable {
                 sim.violated(format!("an answer spoke of position {position}, the log stands at {durable}"));
             }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::http::Head;
 
 /// Listens, and answers where.
-pub(super) fn listen() -> anyhow::Result<String> {
+pub(crate) fn listen() -> anyhow::Result<String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let url = format!("http://{}/turn", listener.local_addr()?);
     std::thread::spawn(move || {

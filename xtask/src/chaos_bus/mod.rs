@@ -6,7 +6,7 @@
 //! moves its pointer once, and Redis has the last. The Redis of these tests keeps nothing: what it had when it was killed
 //! is gone.
 
-mod agent;
+pub(crate) mod agent;
 mod check;
 mod ends;
 mod publisher;

@@ -11,7 +11,7 @@
 mod books;
 mod check;
 mod load;
-mod sink;
+pub(crate) mod sink;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;

@@ -11,13 +11,13 @@ use crate::http::Head;
 
 /// One delivery, as it came.
 #[derive(Debug, Clone)]
-pub(super) struct Delivered {
+pub(crate) struct Delivered {
     /// From the header by which an endpoint recognises a repeat.
-    pub(super) header_id: String,
-    pub(super) reply_id: String,
-    pub(super) turn_id: String,
-    pub(super) session: String,
-    pub(super) text: String,
+    pub(crate) header_id: String,
+    pub(crate) reply_id: String,
+    pub(crate) turn_id: String,
+    pub(crate) session: String,
+    pub(crate) text: String,
 }
 
 #[derive(Deserialize)]
@@ -30,13 +30,13 @@ struct Body {
 
 /// The endpoint, listening until this program ends.
 #[derive(Debug)]
-pub(super) struct Sink {
-    pub(super) url: String,
+pub(crate) struct Sink {
+    pub(crate) url: String,
     taken: Arc<Mutex<Vec<Delivered>>>,
 }
 
 impl Sink {
-    pub(super) fn listen() -> anyhow::Result<Sink> {
+    pub(crate) fn listen() -> anyhow::Result<Sink> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let url = format!("http://{}/replies", listener.local_addr()?);
         let taken = Arc::new(Mutex::new(Vec::new()));
@@ -51,8 +51,13 @@ impl Sink {
         Ok(Sink { url, taken })
     }
 
+    /// How many deliveries came so far.
+    pub(crate) fn count(&self) -> usize {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// All deliveries so far, in the order they came.
-    pub(super) fn taken(&self) -> Vec<Delivered> {
+    pub(crate) fn taken(&self) -> Vec<Delivered> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

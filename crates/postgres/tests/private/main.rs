@@ -3,6 +3,7 @@
 mod conformance;
 mod cut;
 mod engine;
+mod nodes;
 mod owners;
 mod proxy;
 mod refused;

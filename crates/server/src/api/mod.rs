@@ -92,6 +92,7 @@ pub(crate) fn routes() -> Router<AppState> {
         .merge(stream_routes())
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/cluster", get(ops::cluster))
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::metrics))

@@ -22,12 +22,12 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 pub use assets::{asset, asset_cache_control};
 pub use views::{
     AgentChoice, AgentsPage, AsOf, AttentionPage, ChatPage, ConfigPage, Counts, ErrorPage, ExecutionPage,
-    ExecutionsFilter, ExecutionsPage, Frame, LoginPage, OverviewPage, PublishPage, RunPage, RunsFilter, RunsPage,
-    StreamPage, StreamsPage, ToolsPage, TurnPage, TurnRow, WebhookPage, WebhooksPage,
+    ExecutionsFilter, ExecutionsPage, Frame, LoginPage, NodesPage, OverviewPage, PublishPage, RunPage, RunsFilter,
+    RunsPage, StreamPage, StreamsPage, ToolsPage, TurnPage, TurnRow, WebhookPage, WebhooksPage,
 };
 
 /// The templates. The names end in `.html`, which is what turns escaping on.
-const TEMPLATES: [(&str, &str); 21] = [
+const TEMPLATES: [(&str, &str); 22] = [
     ("layout.html", include_str!("../../assets/templates/layout.html")),
     ("overview.html", include_str!("../../assets/templates/overview.html")),
     ("chat.html", include_str!("../../assets/templates/chat.html")),
@@ -48,6 +48,7 @@ const TEMPLATES: [(&str, &str); 21] = [
     ("publish.html", include_str!("../../assets/templates/publish.html")),
     ("streams.html", include_str!("../../assets/templates/streams.html")),
     ("stream.html", include_str!("../../assets/templates/stream.html")),
+    ("nodes.html", include_str!("../../assets/templates/nodes.html")),
     ("login.html", include_str!("../../assets/templates/login.html")),
 ];
 
@@ -241,6 +242,14 @@ impl Pages {
     pub fn publish(&self, page: &PublishPage) -> Result<String, PageError> {
         let title = format!("Publish of {}", page.publish["agent"].as_str().unwrap_or("an agent"));
         self.page("publish.html", "agents", &title, &page.frame, Value::from(Serde(page)))
+    }
+
+    /// `GET /nodes`: who is in the cluster and holds what.
+    ///
+    /// # Errors
+    /// [`PageError`] when a template is defective.
+    pub fn nodes(&self, page: &NodesPage) -> Result<String, PageError> {
+        self.page("nodes.html", "nodes", "Nodes", &page.frame, Value::from(Serde(page)))
     }
 
     /// `GET /streams`: how streams and their groups stand.

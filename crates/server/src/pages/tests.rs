@@ -386,3 +386,20 @@ fn a_publish_can_be_stopped_until_the_pointer_moved() {
     assert!(!page(false, true).contains("cancel-confirm") && !page(true, false).contains("cancel-confirm"));
     assert!(page(true, true).contains("data-final") && !page(false, false).contains("data-final"));
 }
+
+#[test]
+fn nodes_say_who_has_what() {
+    let cluster = json!({
+        "nodes": [
+            { "id": "a", "name": "n<1>", "address": "10.0.0.1:8080", "release": "1", "state": "alive", "this": true, "partitions": [0, 2] },
+            { "id": "b", "name": "n2", "address": "10.0.0.2:8080", "release": "1", "state": "gone", "this": false, "partitions": [1] },
+        ],
+        "free": [1], "lease_stands": true, "partition": 2,
+    });
+    let html = Pages::new().nodes(&NodesPage { frame: frame("acme"), cluster: Some(cluster) }).expect("renders");
+    assert!(html.contains("n&lt;1&gt;") && !html.contains("n<1>"));
+    assert!(html.contains(r#"data-testid="own-node">n&lt;1&gt;"#), "{html}");
+    assert!(html.contains("With no node that lives: partition 1."), "{html}");
+    let alone = Pages::new().nodes(&NodesPage { frame: frame("acme"), cluster: None }).expect("renders");
+    assert!(alone.contains(r#"data-testid="alone""#));
+}

@@ -143,6 +143,15 @@ pub struct RunPage {
     pub run: serde_json::Value,
 }
 
+/// `GET /nodes`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct NodesPage {
+    /// What surrounds the page.
+    pub frame: Frame,
+    /// What `GET /v1/cluster` answers, if there is a cluster.
+    pub cluster: Option<serde_json::Value>,
+}
+
 /// `GET /streams`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct StreamsPage {

@@ -20,7 +20,7 @@ use mainspring_flows::window::WindowRules;
 use mainspring_flows::{AgentKind, AgentSettings, Agents, OnMessage, TurnDoor, Web};
 use mainspring_server::api::incoming::Placed;
 use mainspring_server::api::tokens;
-use mainspring_server::auth::Scope;
+use mainspring_server::auth::{Auth, Scope};
 use mainspring_server::{AppState, Keys, ServerOptions};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -292,7 +292,7 @@ async fn wire(setup: Setup, dir: PathBuf) -> (String, Wired) {
         }
     }
     let options = ServerOptions { public_url: url.clone(), grpc_address: String::new(), home_tenant: TENANT_A };
-    let state = AppState::new(engine, agents, keys, options);
+    let state = AppState::new(engine, agents, Arc::new(Auth::new(keys)), options);
     state.set_tools(kit);
     state.set_publishing(publishing);
     state.set_webhooks(webhooks);
