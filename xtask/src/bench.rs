@@ -32,6 +32,8 @@ enum Which {
     Webhooks,
     /// Messages through the bus in and out, embedded and on Redis.
     Bus,
+    /// A store with many runs, moved into PostgreSQL and back.
+    Moving,
     /// Messages over HTTP to one, two and three nodes on a PostgreSQL, all on this machine.
     Cluster,
     /// Time to ready and memory of an idle server.
@@ -47,10 +49,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         Which::Tools => "tools",
         Which::Webhooks => "webhooks",
         Which::Bus => "bus",
+        Which::Moving => "moving",
         Which::Cluster => return cluster(workspace),
         Which::Idle => "idle",
     };
-    if !matches!(args.which, Which::Engine | Which::Turns | Which::Tools | Which::Webhooks | Which::Bus) {
+    if matches!(args.which, Which::Http | Which::Hatchet | Which::Idle) {
         workspace.release_binary()?;
     }
     let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "mainspring-bench", "--bin", bin]);

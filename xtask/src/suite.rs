@@ -17,6 +17,8 @@ use crate::workspace::{SERVER_BINARY, Workspace};
 
 /// While a step runs, how often that is said.
 const STILL_RUNNING_EVERY: Duration = Duration::from_secs(30);
+/// Fresh seeds on PostgreSQL, after the saved ones: each takes seconds.
+const SEEDS_ON_POSTGRES: &str = "8";
 /// Lines shown of a step that failed.
 const LINES_SHOWN: usize = 120;
 /// Lines of it shown once more at the very end, where whoever looks into a long output looks first.
@@ -112,6 +114,8 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
     }
     let minutes = args.sim_minutes.to_string();
     steps.push(own("simulator", &["sim", "--", "--minutes", &minutes])?);
+    let few = ["sim", "--postgres", "--", "--seeds", SEEDS_ON_POSTGRES];
+    steps.push(own("simulator on PostgreSQL", &few)?);
     let rounds = args.chaos_rounds.to_string();
     let chaos = |policy| ["chaos-kill", "--rounds", rounds.as_str(), "--on-message", policy];
     if args.release {

@@ -44,7 +44,14 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ),
     (
         "mainspring-sim",
-        &["mainspring-core", "mainspring-store", "mainspring-engine", "mainspring-client", "mainspring-flows"],
+        &[
+            "mainspring-core",
+            "mainspring-store",
+            "mainspring-postgres",
+            "mainspring-engine",
+            "mainspring-client",
+            "mainspring-flows",
+        ],
     ),
     (
         "mainspring-bench",

@@ -5,6 +5,7 @@ mod config;
 mod listen;
 mod local;
 mod mcp;
+mod moving;
 mod node;
 mod part;
 mod start;
@@ -83,6 +84,10 @@ enum Verb {
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Takes a store to another place, with everything that runs and waits in it: from a directory into PostgreSQL, or back.
+    Move(moving::MoveArgs),
+    /// Brings the schema in PostgreSQL up to date.
+    Migrate(moving::MigrateArgs),
     /// Asks a server whether it accepts work: for health checks. Ends with 1 if it does not.
     Ready {
         #[command(flatten)]
@@ -202,6 +207,8 @@ fn start_up() -> anyhow::Result<()> {
             Verb::Send { agent, text, interlocutor, channel, no_wait, server } => {
                 verbs::send(&server, &agent, &interlocutor, &channel, &text, !no_wait).await
             }
+            Verb::Move(args) => tokio::task::spawn_blocking(move || moving::move_all(&args)).await?,
+            Verb::Migrate(args) => tokio::task::spawn_blocking(move || moving::migrate(&args)).await?,
             Verb::Ready { server } => verbs::ready(&server).await,
             Verb::RedisRebuild { server } => verbs::redis_rebuild(&server).await,
         }

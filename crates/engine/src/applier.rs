@@ -38,11 +38,13 @@ pub(crate) struct Applier {
     /// Where the sweep that is going on stands.
     sweep: Option<Sweep>,
     swept_at: u64,
+    /// Another process has the tables: nothing here changes them any more.
+    fenced: bool,
 }
 
 impl Applier {
     pub(crate) fn new(tables: Box<dyn TableStore>, retention: Retention, now: u64) -> Self {
-        Applier { tables, retention, since_checkpoint: 0, sweep: None, swept_at: now }
+        Applier { tables, retention, since_checkpoint: 0, sweep: None, swept_at: now, fenced: false }
     }
 
     /// Applies what waits until the partition is closed and all of it is in the tables.
@@ -51,6 +53,9 @@ impl Applier {
             let idle = if self.sweep.is_some() { SWEEP_STEP } else { IDLE };
             let Some(batches) = partition.unapplied.wait_for_some(APPLY_BYTES_MAX, LINGER, idle) else { break };
             if !self.apply(partition, &batches) {
+                if self.fenced {
+                    return;
+                }
                 if partition.unapplied.is_closed() {
                     tracing::warn!("ending with tables that are behind: the next start reads the rest from the log");
                     return;
@@ -78,6 +83,7 @@ impl Applier {
                 true
             }
             Err(error @ TablesError::Fenced) => {
+                self.fenced = true;
                 partition.stop(format!("{error}; ask the process that has it"));
                 false
             }

@@ -25,6 +25,8 @@
 mod apply;
 mod link;
 mod log;
+mod look;
+mod moving;
 mod nodes;
 mod options;
 mod pool;

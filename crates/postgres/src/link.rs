@@ -196,7 +196,8 @@ fn wait<F: Future>(patience: Duration, future: F) -> Option<F::Output> {
     }
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
+    // The caller may be within a task of a runtime, whose budget would else be spent by asking again.
+    let mut future = pin!(tokio::task::unconstrained(future));
     let end = Instant::now() + patience;
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {

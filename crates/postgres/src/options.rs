@@ -59,6 +59,22 @@ impl PostgresOptions {
         }
     }
 
+    /// What the database and the schema are called in what people read: without user and password.
+    pub(crate) fn name(&self) -> String {
+        let config: Config = self.url.parse().unwrap_or_default();
+        let hosts = config.get_hosts().iter().enumerate().map(|(nth, host)| {
+            let ports = config.get_ports();
+            let port = ports.get(nth).or(ports.first()).copied().unwrap_or(5432);
+            match host {
+                Host::Tcp(name) => format!("{name}:{port}"),
+                Host::Unix(path) => format!("{}:{port}", path.display()),
+            }
+        });
+        let hosts: Vec<String> = hosts.collect();
+        let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
+        format!("postgres://{}/{database} (schema {})", hosts.join(","), self.schema)
+    }
+
     /// What the client library wants to know.
     pub(crate) fn checked(&self) -> Result<(Config, MakeRustlsConnect), StoreError> {
         let fail = |cause: String| Err(StoreError::Unusable { cause });

@@ -10,6 +10,7 @@ use mainspring_store::{PartitionLog, Store, StoreError, TablesError};
 
 use crate::link::{Connection, Link};
 use crate::log::PostgresLog;
+use crate::moving::note_in;
 use crate::nodes::{ALIVE, NodeId};
 use crate::options::PostgresOptions;
 use crate::pool::Pool;
@@ -21,10 +22,10 @@ use crate::trouble::{Trouble, log_name, of_log};
 /// A store in a database. Several processes may have it open; each partition belongs to whoever opened it last. One that
 /// a node holds a lease on can't be opened in another's name.
 pub struct Postgres {
-    options: PostgresOptions,
+    pub(crate) options: PostgresOptions,
     /// For logs alone, so that no reader keeps one waiting.
     log_pool: Arc<Pool>,
-    table_pool: Arc<Pool>,
+    pub(crate) table_pool: Arc<Pool>,
     /// Epochs of partitions whose tables were opened and whose log was not yet.
     claimed: Mutex<HashMap<u16, i64>>,
 }
@@ -62,6 +63,9 @@ impl fmt::Debug for Postgres {
 impl Store for Postgres {
     fn partitions(&self, wanted: u16) -> Result<u16, StoreError> {
         let mut connection = self.table_pool.lend()?;
+        if let Some(note) = note_in(&mut connection)? {
+            return Err(StoreError::Unusable { cause: note.refusal(&self.options.name()) });
+        }
         schema::prepare(&mut connection, &self.options.schema, &self.options.cluster, wanted)
     }
 
@@ -110,7 +114,7 @@ impl Store for Postgres {
 
 /// Takes a partition over and answers the epoch. From here on nobody else appends to its log or applies to its tables:
 /// what is under way is waited for, and what comes later finds another epoch.
-fn claim(connection: &mut Connection, partition: u16, node: Option<NodeId>) -> Result<i64, Trouble> {
+pub(crate) fn claim(connection: &mut Connection, partition: u16, node: Option<NodeId>) -> Result<i64, Trouble> {
     let number = i32::from(partition);
     let node = node.map(|node| node.to_string());
     let refused = |cause: String| Err(Trouble::Refused { cause });
@@ -130,12 +134,13 @@ fn claim(connection: &mut Connection, partition: u16, node: Option<NodeId>) -> R
         }
         let next = epoch + 1;
         // From one epoch to the next and no other: a claim that arrives late, because its connection was cut, does nothing.
-        // And never past a lease that was renewed since it was looked at.
+        // And never past a lease that was renewed since it was looked at, nor from a store that was moved meanwhile.
         let claimed = connection.transaction(|connection| {
             let sql = format!(
                 "UPDATE partitions p SET epoch = $2, attempt = 0, node = $4 \
                  WHERE p.partition = $1 AND p.epoch = $3 AND NOT EXISTS \
-                 (SELECT 1 FROM nodes n WHERE n.id = p.node AND {ALIVE} AND p.node IS DISTINCT FROM $4)"
+                 (SELECT 1 FROM nodes n WHERE n.id = p.node AND {ALIVE} AND p.node IS DISTINCT FROM $4) \
+                 AND NOT EXISTS (SELECT 1 FROM moves WHERE note LIKE 'moved%')"
             );
             if connection.execute(&sql, &[&number, &next, &epoch, &node])? == 0 {
                 return Ok(false);

@@ -19,7 +19,7 @@ use crate::sweep::Sweeping;
 #[derive(Debug)]
 pub(crate) struct PostgresTables {
     pool: Arc<Pool>,
-    partition: i32,
+    pub(crate) partition: i32,
     epoch: i64,
 }
 
@@ -30,7 +30,10 @@ impl PostgresTables {
 
     /// Does something as one transaction, for as long as which nobody takes the partition's tables over. It is told where
     /// they stand.
-    fn fenced<T>(&self, work: impl FnOnce(&mut Connection, u64) -> Result<T, TablesError>) -> Result<T, TablesError> {
+    pub(crate) fn fenced<T>(
+        &self,
+        work: impl FnOnce(&mut Connection, u64) -> Result<T, TablesError>,
+    ) -> Result<T, TablesError> {
         let mut connection = self.pool.lend()?;
         let unheard = connection.transaction(|connection| {
             // Waits for a transaction of ours whose connection was cut, so that what it did is seen.

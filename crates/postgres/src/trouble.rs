@@ -33,6 +33,20 @@ impl Trouble {
     pub(crate) fn spoils(&self) -> bool {
         matches!(self, Trouble::Lost { .. })
     }
+
+    /// What a person can do, where that is known from what was said to a store that was about to open.
+    fn advice(&self) -> Option<&'static str> {
+        let Trouble::Refused { cause } = self else { return None };
+        let has = |codes: &[&str]| codes.iter().any(|code| cause.contains(&format!("({code})")));
+        // No right; a schema that exists and may not be used.
+        if has(&["42501", "3F000"]) {
+            return Some("grant the user the schema, or run 'mainspring migrate' as one who may make it");
+        }
+        if has(&["3D000"]) {
+            return Some("create the database, or name another in the URL");
+        }
+        has(&["28000", "28P01"]).then_some("check user and password in the URL, and what the server lets in")
+    }
 }
 
 impl From<tokio_postgres::Error> for Trouble {
@@ -70,7 +84,8 @@ impl From<Trouble> for TablesError {
 
 impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
-        StoreError::Unusable { cause: trouble.to_string() }
+        let advice = trouble.advice().map(|advice| format!(": {advice}")).unwrap_or_default();
+        StoreError::Unusable { cause: format!("{trouble}{advice}") }
     }
 }
 

@@ -1,31 +1,27 @@
 //! The machine: a disk, tables, a clock, and the process that runs on it, or the two of them when one was taken to be
 //! gone and was only slow.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mainspring_client::TenantId;
 use mainspring_core::limit::Limits;
-use mainspring_engine::{Engine, EngineOptions, Retention, Store, World};
-use mainspring_store::backend::OpenTables;
-use mainspring_store::log::{Log, LogError, LogOptions, Position, Prepare};
-use mainspring_store::{PartitionLog, StoreError, TablesError};
+use mainspring_engine::{Engine, EngineOptions, Retention, World};
 use tokio::sync::Notify;
 
 use crate::chance::Chance;
-use crate::disk::{Crash, SimDisk};
+use crate::disk::Crash;
 use crate::functions;
+use crate::ground::memory::Memory;
+use crate::ground::postgres::OnPostgres;
+use crate::ground::{Ground, On};
 use crate::judge;
 use crate::pump::{self, Ended, Process};
 use crate::sim::Sim;
-use crate::tables::SimTables;
-use crate::witness::Witness;
+use crate::store::Witnessed;
 
 /// Milliseconds since the Unix epoch at which every simulation begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
-/// Small, so that a simulation passes many of them.
-const SEGMENT_BYTES: u64 = 64 * 1024;
 
 /// The machine. Cheap to clone; all clones are the same.
 #[derive(Debug, Clone)]
@@ -34,7 +30,7 @@ pub struct Host(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     sim: Sim,
-    disk: SimDisk,
+    ground: Arc<dyn Ground>,
     clock: Arc<Clock>,
     state: Mutex<State>,
     changed: Notify,
@@ -43,9 +39,6 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     chance: Chance,
-    tables: Vec<SimTables>,
-    /// Grows with every take-over. Who opened the log under an older one may not append.
-    epoch: u64,
     processes: u64,
     /// The process that is spoken to.
     current: Option<Arc<Process>>,
@@ -81,30 +74,28 @@ impl World for Clock {
 
 impl Host {
     /// A new machine that nothing runs on.
-    pub fn new(sim: &Sim) -> Host {
-        let disk = SimDisk::new(sim.fork());
+    ///
+    /// # Errors
+    /// What the ground said that it was to stand on.
+    pub fn new(sim: &Sim, on: &On) -> Result<Host, String> {
+        let ground: Arc<dyn Ground> = match on {
+            On::Memory => Arc::new(Memory::new(sim)),
+            On::Postgres { url } => Arc::new(OnPostgres::new(sim, url)?),
+        };
         let clock = Clock {
             sim: sim.clone(),
             ahead_ms: AtomicI64::new(0),
             furthest_ms: AtomicI64::new(0),
             chance: Mutex::new(sim.fork()),
         };
-        let state = State {
-            chance: sim.fork(),
-            tables: Vec::new(),
-            epoch: 0,
-            processes: 0,
-            current: None,
-            aside: Vec::new(),
-            code: 1,
-        };
-        Host(Arc::new(Inner {
+        let state = State { chance: sim.fork(), processes: 0, current: None, aside: Vec::new(), code: 1 };
+        Ok(Host(Arc::new(Inner {
             sim: sim.clone(),
-            disk,
+            ground,
             clock: Arc::new(clock),
             state: Mutex::new(state),
             changed: Notify::new(),
-        }))
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,14 +107,15 @@ impl Host {
         &self.0.sim
     }
 
-    /// The disk.
-    pub fn disk(&self) -> &SimDisk {
-        &self.0.disk
+    /// What it stands on.
+    pub fn ground(&self) -> &dyn Ground {
+        &*self.0.ground
     }
 
-    /// The tables of each partition.
-    pub fn tables(&self) -> Vec<SimTables> {
-        self.lock().tables.clone()
+    /// Whether the tables of every partition stand where its log does.
+    pub fn is_applied(&self) -> bool {
+        let logs: Vec<u64> = self.sim().lock().witnesses.iter().map(|witness| witness.position()).collect();
+        (0..).zip(logs).all(|(partition, position)| self.ground().position(partition) == position)
     }
 
     /// The process that is spoken to, if one is up.
@@ -180,14 +172,14 @@ impl Host {
         };
         sim.trace(format_args!("process {number} starts{}", if takeover { " and takes over" } else { "" }));
         if takeover {
-            self.0.disk.break_locks();
+            self.0.ground.take_over();
             let mut state = self.lock();
-            state.epoch += 1;
             let before = state.current.take();
             state.aside.extend(before);
         }
-        let partitions = if self.lock().tables.is_empty() { sim.plan().partitions } else { wanted };
-        let store = SimStore { host: self.clone(), process: number };
+        let partitions = if sim.lock().witnesses.is_empty() { sim.plan().partitions } else { wanted };
+        let store = self.0.ground.store(number).map_err(|error| error.to_string())?;
+        let store = Witnessed::new(self.clone(), number, store);
         let options = EngineOptions {
             world: self.0.clock.clone(),
             partitions,
@@ -200,8 +192,8 @@ impl Host {
             Ok(opened) => opened,
             Err(error) => {
                 sim.trace(format_args!("process {number} could not start: {error}"));
-                self.0.disk.take_died(number);
-                self.0.disk.crash(number, Crash::Killed);
+                self.0.ground.take_died(number);
+                self.0.ground.crash(number, Crash::Killed);
                 return Err(error.to_string());
             }
         };
@@ -236,44 +228,36 @@ impl Host {
             }
             self.0.sim.trace(format_args!("process {} ends: {how:?}", one.number));
             self.0.sim.lock().books.crashed();
-            self.0.disk.crash(one.number, how);
+            self.0.ground.crash(one.number, how);
             one.engine.hub().forget_everybody();
         }
-        if how == Crash::PowerLost {
-            for tables in self.tables() {
-                if tables.lose_power() > 0 {
-                    self.0.sim.sometimes("the tables lost commits with the power");
-                }
-            }
-        }
-        let behind = {
-            let shared = self.0.sim.lock();
-            let tables = self.lock().tables.clone();
-            tables.iter().zip(&shared.witnesses).any(|(tables, witness)| tables.position() < witness.position())
-        };
-        if behind {
+        if !self.is_applied() {
             self.0.sim.sometimes("a crash fell between log and tables");
         }
         self.0.changed.notify_waiters();
     }
 
-    /// Starts a second process beside the one that is up, as somebody may by mistake. It must not get anywhere.
+    /// Starts a second process beside the one that is up, as somebody may by mistake. Where one process alone can have the
+    /// store it must not get anywhere; elsewhere it takes over, and ends.
     pub fn try_second(&self) {
         let number = {
             let mut state = self.lock();
             state.processes += 1;
             state.processes
         };
-        let store = SimStore { host: self.clone(), process: number };
+        let Ok(store) = self.0.ground.store(number) else { return };
+        let store = Witnessed::new(self.clone(), number, store);
         let options = EngineOptions { world: self.0.clock.clone(), ..EngineOptions::on(Arc::new(store)) };
-        match Engine::open_driven(&options) {
+        let opened = Engine::open_driven(&options);
+        match opened {
+            Ok(_) if self.0.ground.lets_second_in() => self.0.sim.sometimes("a second process took over and ended"),
             Ok(_) => self.0.sim.violated("a second process got a store that another one has".to_owned()),
             Err(error) => {
                 self.0.sim.sometimes("a second process was refused");
                 self.0.sim.trace(format_args!("a second process was refused: {error}"));
             }
         }
-        self.0.disk.crash(number, Crash::Killed);
+        self.0.ground.crash(number, Crash::Killed);
     }
 
     /// Ends every process that was put aside.
@@ -282,154 +266,5 @@ impl Host {
         for process in aside {
             self.crash(&process, Crash::Killed);
         }
-    }
-}
-
-/// The store of the machine, as one process has it.
-#[derive(Debug)]
-struct SimStore {
-    host: Host,
-    process: u64,
-}
-
-impl Store for SimStore {
-    fn partitions(&self, wanted: u16) -> Result<u16, StoreError> {
-        let mut state = self.host.lock();
-        if state.tables.is_empty() {
-            for _ in 0..wanted.max(1) {
-                let chance = state.chance.fork();
-                state.tables.push(SimTables::new(chance));
-            }
-            let count = state.tables.len();
-            self.host.0.sim.lock().witnesses = (0..count).map(Witness::new).collect();
-        }
-        Ok(state.tables.len() as u16)
-    }
-
-    fn open_tables(&self, partition: u16) -> Result<OpenTables, TablesError> {
-        let tables = self.host.lock().tables[usize::from(partition)].clone();
-        Ok((Box::new(tables.clone()), Arc::new(tables)))
-    }
-
-    fn open_log(
-        &self,
-        partition: u16,
-        chance: u64,
-        from: Position,
-        visit: &mut dyn FnMut(Position, &[u8]),
-    ) -> Result<Box<dyn PartitionLog>, LogError> {
-        let sim = self.host.sim().clone();
-        let options = LogOptions {
-            segment_bytes: SEGMENT_BYTES,
-            prepare: Prepare::WhenNeeded,
-            salt_seed: chance,
-            ..LogOptions::default()
-        };
-        let dir = Path::new("/store").join(format!("p{partition}"));
-        let files = self.host.disk().mounted(self.process);
-        let (log, mut tail) = Log::open_in(files, &dir, partition, options, from)?;
-        if tail.torn_tail.is_some() {
-            sim.sometimes("a torn tail was cut");
-        }
-        let mut shown = Vec::new();
-        tail.replay(|Position(position), bytes| {
-            shown.push((position, bytes.to_vec()));
-            visit(Position(position), bytes);
-            Ok::<(), LogError>(())
-        })?;
-        let mut shared = sim.lock();
-        let shared = &mut *shared;
-        shared.witnesses[usize::from(partition)].recovered(from.0, &shown, &mut shared.books);
-        drop(tail);
-        let mut state = self.host.lock();
-        let (epoch, chance) = (state.epoch, state.chance.fork());
-        drop(state);
-        Ok(Box::new(SimLog {
-            host: self.host.clone(),
-            partition: usize::from(partition),
-            log,
-            epoch,
-            chance,
-            unknown: None,
-        }))
-    }
-}
-
-/// The real log on the simulated disk, with what only a remote log does: refusing a former owner, and not saying what
-/// became of a batch.
-#[derive(Debug)]
-struct SimLog {
-    host: Host,
-    partition: usize,
-    log: Log,
-    epoch: u64,
-    chance: Chance,
-    /// Whether the batch in doubt was appended, and how often that is not told yet.
-    unknown: Option<(Option<Position>, u64)>,
-}
-
-impl SimLog {
-    fn append_now(&mut self, parts: &[&[u8]]) -> Result<Position, LogError> {
-        let bytes = parts.concat();
-        let result = self.log.append(parts);
-        let mut shared = self.host.sim().lock();
-        let shared = &mut *shared;
-        let witness = &mut shared.witnesses[self.partition];
-        match &result {
-            Ok(Position(position)) => witness.durable(*position, &bytes, &mut shared.books),
-            Err(_) => witness.maybe(&bytes),
-        }
-        result
-    }
-}
-
-impl PartitionLog for SimLog {
-    fn append(&mut self, parts: &[&[u8]]) -> Result<Position, LogError> {
-        let sim = self.host.sim().clone();
-        if self.epoch != self.host.lock().epoch {
-            sim.sometimes("a former owner was refused");
-            return Err(LogError::Fenced);
-        }
-        let crc = parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
-        sim.trace(format_args!("p{} appends {crc:08x} at {}", self.partition, self.log.stats().next));
-        if self.chance.permille(sim.plan().append_unknown) {
-            let done = if self.chance.permille(500) { Some(self.append_now(parts)?) } else { None };
-            self.unknown = Some((done, self.chance.below(4)));
-            return Err(LogError::Unknown { cause: "simulated: the connection was lost".to_owned() });
-        }
-        self.append_now(parts)
-    }
-
-    fn settle(&mut self) -> Result<Option<Position>, LogError> {
-        let Some((done, silent)) = &mut self.unknown else {
-            return Err(LogError::Poisoned { cause: "nothing is in doubt".to_owned() });
-        };
-        if *silent > 0 {
-            *silent -= 1;
-            return Err(LogError::Unknown { cause: "simulated: still no connection".to_owned() });
-        }
-        let done = *done;
-        self.unknown = None;
-        self.host.sim().sometimes(match done {
-            Some(_) => "a batch in doubt turned out to be there",
-            None => "a batch in doubt turned out not to be there",
-        });
-        Ok(done)
-    }
-
-    fn remove_up_to(&mut self, contained: Position) -> Result<(), LogError> {
-        // A former owner has nothing to remove any more.
-        if self.epoch != self.host.lock().epoch {
-            return Err(LogError::Fenced);
-        }
-        self.log.remove_up_to(contained).map(|removed| {
-            if removed > 0 {
-                self.host.sim().sometimes("log segments were removed");
-            }
-        })
-    }
-
-    fn next(&self) -> Position {
-        self.log.stats().next
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use mainspring_sim::books::{Counts, marks};
+use mainspring_sim::ground::On;
 use mainspring_sim::run::{Outcome, needed_faults, simulate, simulate_hour};
 
 /// Seeds that once broke a promise.
@@ -46,18 +47,28 @@ struct Args {
     /// Sessions of each deployment of that hour.
     #[arg(long, default_value_t = 1_000)]
     sessions: u64,
+    /// Stand on the PostgreSQL with this URL rather than on memory: the store as it is shipped, over connections that are
+    /// cut. `cargo xtask sim --postgres` starts one.
+    #[arg(long, value_name = "URL")]
+    postgres: Option<String>,
     /// Go on after a broken promise, and count them.
     #[arg(long)]
     keep_going: bool,
+}
+
+impl Args {
+    fn on(&self) -> On {
+        self.postgres.clone().map_or(On::Memory, |url| On::Postgres { url })
+    }
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let broken = match args.seed {
         _ if args.hour => hour(&args),
-        Some(seed) => one(seed, args.trace, args.lines),
+        Some(seed) => one(seed, args.trace, args.lines, &args.on()),
         None if args.once => many(&args),
-        None => saved(args.lines) + many(&args),
+        None => saved(args.lines, &args.on()) + many(&args),
     };
     if broken > 0 {
         std::process::exit(1);
@@ -82,7 +93,7 @@ fn hour(args: &Args) -> u64 {
                         return;
                     }
                     let started = Instant::now();
-                    let outcome = simulate_hour(seed, args.sessions);
+                    let outcome = simulate_hour(seed, args.sessions, &args.on());
                     let of = outcome.counts;
                     let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     sum.0.add(of);
@@ -110,22 +121,22 @@ fn hour(args: &Args) -> u64 {
 }
 
 /// Runs the seeds that are kept.
-fn saved(lines: usize) -> u64 {
+fn saved(lines: usize, on: &On) -> u64 {
     let seeds = SAVED.lines().filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     let mut broken = 0;
     for seed in seeds {
-        let (outcome, again) = (simulate(seed, false), simulate(seed, false));
-        if verdict(seed, &outcome, &again).is_some() {
-            broken += one(seed, false, lines);
+        let (outcome, again) = (simulate(seed, false, on), simulate(seed, false, on));
+        if verdict(seed, &outcome, &again, on).is_some() {
+            broken += one(seed, false, lines, on);
         }
     }
     broken
 }
 
 /// Runs one seed and shows how it broke.
-fn one(seed: u64, show: bool, lines: usize) -> u64 {
-    let outcome = simulate(seed, true);
-    let again = simulate(seed, true);
+fn one(seed: u64, show: bool, lines: usize, on: &On) -> u64 {
+    let outcome = simulate(seed, true, on);
+    let again = simulate(seed, true, on);
     if let Some(at) = outcome.lines.iter().zip(&again.lines).position(|(one, other)| one != other) {
         println!("the second time it went another way at line {at}:");
         outcome.lines[at.saturating_sub(lines)..at].iter().for_each(|line| println!("{line}"));
@@ -136,7 +147,7 @@ fn one(seed: u64, show: bool, lines: usize) -> u64 {
     if show || outcome.violation.is_some() {
         outcome.lines[from..].iter().for_each(|line| println!("{line}"));
     }
-    verdict(seed, &outcome, &again).map_or_else(
+    verdict(seed, &outcome, &again, on).map_or_else(
         || {
             let Counts { messages, runs, .. } = outcome.counts;
             println!(
@@ -149,21 +160,22 @@ fn one(seed: u64, show: bool, lines: usize) -> u64 {
         },
         |what| {
             println!("seed {seed} breaks a promise after {} steps: {what}", outcome.steps);
-            println!("  needed for it: {}", needed_faults(seed).join(", "));
+            println!("  needed for it: {}", needed_faults(seed, on).join(", "));
             1
         },
     )
 }
 
 /// What is wrong with a seed that was run twice.
-fn verdict(seed: u64, outcome: &Outcome, again: &Outcome) -> Option<String> {
+fn verdict(seed: u64, outcome: &Outcome, again: &Outcome, on: &On) -> Option<String> {
+    let flags = if *on == On::Memory { "--seed" } else { "--postgres --seed" };
     if let Some(violation) = &outcome.violation {
-        return Some(format!("{violation}\n  repeat: cargo xtask sim --seed {seed}"));
+        return Some(format!("{violation}\n  repeat: cargo xtask sim {flags} {seed}"));
     }
     let same = (outcome.hash, outcome.steps, &outcome.violation) == (again.hash, again.steps, &again.violation);
     (!same).then(|| {
         format!(
-            "it went another way the second time: {:016x} after {} steps, {:016x} after {}\n  repeat: cargo xtask sim --seed {seed}",
+            "it went another way the second time: {:016x} after {} steps, {:016x} after {}\n  repeat: cargo xtask sim {flags} {seed}",
             outcome.hash, outcome.steps, again.hash, again.steps
         )
     })
@@ -190,7 +202,7 @@ fn many(args: &Args) -> u64 {
     let from = args.from.unwrap_or_else(by_clock);
     let until = args.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
     let count = if until.is_some() { u64::MAX } else { args.seeds };
-    let threads = threads_of(args);
+    let (threads, on) = (threads_of(args), args.on());
     let (next, stop, tally) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Tally::default()));
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -203,8 +215,8 @@ fn many(args: &Args) -> u64 {
                         return;
                     }
                     let seed = from + nth;
-                    let outcome = simulate(seed, false);
-                    let again = if args.once { outcome.clone() } else { simulate(seed, false) };
+                    let outcome = simulate(seed, false, &on);
+                    let again = if args.once { outcome.clone() } else { simulate(seed, false, &on) };
                     let mut tally = tally.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     tally.seeds += 1;
                     tally.simulated_ms += outcome.simulated_ms;
@@ -214,7 +226,7 @@ fn many(args: &Args) -> u64 {
                     for mark in &outcome.marks {
                         *tally.marks.entry(mark).or_default() += 1;
                     }
-                    if let Some(what) = verdict(seed, &outcome, &again) {
+                    if let Some(what) = verdict(seed, &outcome, &again, &on) {
                         println!("seed {seed}: {what}");
                         tally.broken.push((seed, what));
                         stop.store(!args.keep_going, Ordering::Relaxed);

@@ -88,7 +88,7 @@ pub async fn run(host: Host, process: Arc<Process>, partition: usize, mut driven
     let mut writing = Writing::Nothing;
     let (mut load_at, mut apply_at): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
-        if host.disk().take_died(process.number) {
+        if host.ground().take_died(process.number) {
             sim.sometimes("a process ended in the middle of a write");
             let power = chance.permille(sim.plan().power_lost);
             host.crash(&process, if power { Crash::PowerLost } else { Crash::Killed });

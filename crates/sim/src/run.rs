@@ -13,6 +13,7 @@ use crate::books::Counts;
 use crate::chance::Chance;
 use crate::clients;
 use crate::disk::Crash;
+use crate::ground::{On, Trouble};
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::sim::Sim;
@@ -66,18 +67,18 @@ fn has_panicked() -> bool {
     PANIC.with_borrow(Option::is_some)
 }
 
-/// Runs one seed. The same seed gives the same outcome.
-pub fn simulate(seed: u64, keep_lines: bool) -> Outcome {
-    simulate_without(seed, keep_lines, &[])
+/// Runs one seed. The same seed gives the same outcome on the same ground.
+pub fn simulate(seed: u64, keep_lines: bool, on: &On) -> Outcome {
+    simulate_without(seed, keep_lines, on, &[])
 }
 
 /// Leaves one fault after another out of a seed that breaks a promise, as long as it still breaks one, and names those
 /// that are needed.
-pub fn needed_faults(seed: u64) -> Vec<&'static str> {
+pub fn needed_faults(seed: u64, on: &On) -> Vec<&'static str> {
     let mut left_out = Vec::new();
     for nth in 0..Plan::FAULTS.len() {
         left_out.push(nth);
-        if simulate_without(seed, false, &left_out).violation.is_none() {
+        if simulate_without(seed, false, on, &left_out).violation.is_none() {
             left_out.pop();
         }
     }
@@ -89,7 +90,7 @@ pub fn needed_faults(seed: u64) -> Vec<&'static str> {
 ///
 /// # Panics
 /// If the system gives no runtime.
-pub fn simulate_without(seed: u64, keep_lines: bool, left_out: &[usize]) -> Outcome {
+pub fn simulate_without(seed: u64, keep_lines: bool, on: &On, left_out: &[usize]) -> Outcome {
     let shape = |chance: &mut Chance| {
         let mut plan = Plan::draw(chance);
         for nth in left_out {
@@ -97,15 +98,15 @@ pub fn simulate_without(seed: u64, keep_lines: bool, left_out: &[usize]) -> Outc
         }
         plan
     };
-    simulate_plan(seed, keep_lines, shape)
+    simulate_plan(seed, keep_lines, on, shape)
 }
 
 /// Runs an hour of so many sessions of fast typists.
-pub fn simulate_hour(seed: u64, sessions: u64) -> Outcome {
-    simulate_plan(seed, false, |chance| Plan::hour(chance, sessions))
+pub fn simulate_hour(seed: u64, sessions: u64, on: &On) -> Outcome {
+    simulate_plan(seed, false, on, |chance| Plan::hour(chance, sessions))
 }
 
-fn simulate_plan(seed: u64, keep_lines: bool, shape: impl FnOnce(&mut Chance) -> Plan) -> Outcome {
+fn simulate_plan(seed: u64, keep_lines: bool, on: &On, shape: impl FnOnce(&mut Chance) -> Plan) -> Outcome {
     note_panics();
     PANIC.set(None);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -117,8 +118,10 @@ fn simulate_plan(seed: u64, keep_lines: bool, shape: impl FnOnce(&mut Chance) ->
         let mut chance = Chance::new(seed);
         let plan = shape(&mut chance);
         let sim = Sim::new(plan, chance.fork(), keep_lines);
-        let host = Host::new(&sim);
-        drive(&host).await;
+        match Host::new(&sim, on) {
+            Ok(host) => drive(&host).await,
+            Err(error) => sim.violated(format!("the ground does not bear: {error}")),
+        }
         if let Some(panic) = PANIC.take() {
             sim.violated(panic);
         }
@@ -187,13 +190,7 @@ async fn drive(host: &Host) {
 /// No more faults: everything must end within a bounded time.
 async fn come_to_rest(host: &Host, clients: Vec<JoinHandle<()>>) {
     let sim = host.sim();
-    host.disk().set_full(false);
-    host.disk().set_failing(false);
-    host.disk().die_in(u64::MAX);
-    for tables in host.tables() {
-        tables.set_away(false);
-        tables.set_faults(TableFaults::default());
-    }
+    host.ground().calm_down();
     let operator = tokio::spawn(look_after_parked(host.clone()));
     rest(host, &clients).await;
     if over(sim) {
@@ -218,8 +215,8 @@ async fn come_to_rest(host: &Host, clients: Vec<JoinHandle<()>>) {
     let mut shared = sim.lock();
     let shared = &mut *shared;
     shared.books.settle();
-    for (tables, witness) in host.tables().iter().zip(&shared.witnesses) {
-        witness.compare(tables, &mut shared.books);
+    for (partition, witness) in (0..).zip(&shared.witnesses) {
+        witness.compare(host.ground(), partition, &mut shared.books);
     }
     if process.engine.health() != Health::Accepting {
         shared.books.violated(format!("at rest the engine is {:?}", process.engine.health()));
@@ -235,18 +232,13 @@ async fn rest(host: &Host, clients: &[JoinHandle<()>]) {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let finished = clients.iter().all(JoinHandle::is_finished);
         let open = sim.lock().books.tasks.open().count();
-        if finished && open == 0 && is_applied(host) {
+        if finished && open == 0 && host.is_applied() {
             return;
         }
         if sim.now() > until {
             return explain(host, finished, rest_ms_max).await;
         }
     }
-}
-
-fn is_applied(host: &Host) -> bool {
-    let shared = host.sim().lock();
-    host.tables().iter().zip(&shared.witnesses).all(|(tables, witness)| tables.position() == witness.position())
 }
 
 /// Says what never ended, and why it waits.
@@ -264,7 +256,7 @@ async fn explain(host: &Host, finished: bool, rest_ms_max: u64) {
     if !finished {
         text.push_str("; a client still waits to be answered");
     }
-    if !is_applied(host) {
+    if !host.is_applied() {
         text.push_str("; the tables are behind");
     }
     for (tenant, run, how) in open.into_iter().take(5) {
@@ -375,12 +367,7 @@ async fn storm(host: Host) {
         if sim.is_calm() {
             return;
         }
-        for tables in host.tables() {
-            tables.set_faults(table_faults);
-            if tables.repeats() > 0 {
-                sim.sometimes("an old request came to the tables again");
-            }
-        }
+        host.ground().set_table_faults(table_faults);
         if chance.permille(50) && host.current().is_some() {
             host.try_second();
         }
@@ -408,7 +395,7 @@ impl Fault {
                     host.crash(&process, if power { Crash::PowerLost } else { Crash::Killed });
                 }
             }
-            Fault::CrashInWrite => host.disk().die_in(chance.below(40)),
+            Fault::CrashInWrite => host.ground().die_in(chance.below(40)),
             Fault::TakeOver => {
                 if host.current().is_some() {
                     let _ = host.start(true);
@@ -426,23 +413,17 @@ impl Fault {
             Fault::TablesAway => {
                 sim.trace(format_args!("the tables are away"));
                 sim.sometimes("the tables were away");
-                for tables in host.tables() {
-                    tables.set_away(true);
-                }
+                host.ground().set_away(true);
                 sim.pause(chance, 2_000).await;
-                for tables in host.tables() {
-                    tables.set_away(false);
-                }
+                host.ground().set_away(false);
             }
             Fault::DiskTrouble => {
                 let full = chance.permille(500);
                 sim.trace(format_args!("the disk {}", if full { "is full" } else { "fails" }));
                 sim.sometimes(if full { "the disk was full" } else { "the disk failed" });
-                host.disk().set_full(full);
-                host.disk().set_failing(!full);
+                host.ground().set_trouble(Some(if full { Trouble::Full } else { Trouble::Failing }));
                 sim.pause(chance, 1_000).await;
-                host.disk().set_full(false);
-                host.disk().set_failing(false);
+                host.ground().set_trouble(None);
             }
             Fault::CodeChange => host.change_code(),
         }

@@ -16,7 +16,7 @@ use mainspring_core::write::{Op, ops};
 
 use crate::books::Books;
 use crate::books::facts::{Document, Entry, Event, Fact, Message, Rate, Request, Run, Task};
-use crate::tables::SimTables;
+use crate::ground::Ground;
 
 /// What one partition's log holds, as far as anybody could have been told.
 #[derive(Debug, Default)]
@@ -98,9 +98,9 @@ impl Witness {
     }
 
     /// Everything is at rest and applied: the tables must be what the log says.
-    pub fn compare(&self, tables: &SimTables, books: &mut Books) {
+    pub fn compare(&self, ground: &dyn Ground, partition: u16, books: &mut Books) {
         let mut seen = 0;
-        tables.each(|table, key, body| {
+        ground.each(partition, &mut |table, key, body| {
             seen += 1;
             if self.rows.get(&(table, key.to_vec())).is_none_or(|known| known != body) {
                 books.violated(format!("a row of {table:?} in the tables is not what the log says"));

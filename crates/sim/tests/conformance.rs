@@ -2,7 +2,7 @@
 //! goes between two openings.
 //!
 //! What is not checked here is what the simulator adds to the log, because a law can't ask for it: batches whose outcome
-//! is not known, and former owners (`host`).
+//! is not known, and former owners (`ground::memory`).
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::backend::{OpenTables, PartitionLog, Store, StoreError};
 use crate::log::{Log, LogError, LogOptions, Position};
+use crate::moving;
 use crate::tables::{SqliteRows, SqliteTables, TablesError};
 
 /// A store in a directory. Opened by one process at a time: each log's lock sees to that.
@@ -21,13 +22,20 @@ impl Embedded {
         Embedded { dir: dir.into(), log }
     }
 
-    fn partition_dir(&self, partition: u16) -> PathBuf {
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn partition_dir(&self, partition: u16) -> PathBuf {
         self.dir.join(format!("p{partition}"))
     }
-}
 
-impl Store for Embedded {
-    fn partitions(&self, wanted: u16) -> Result<u16, StoreError> {
+    pub(crate) fn tables_path(&self, partition: u16) -> PathBuf {
+        self.partition_dir(partition).join("tables.sqlite")
+    }
+
+    /// How many partitions there are, whatever a move has noted; creates that many in a store that is new.
+    pub(crate) fn count(&self, wanted: u16) -> Result<u16, StoreError> {
         let fail = |path: &Path| {
             let path = path.to_owned();
             move |source| StoreError::Dir { path, source }
@@ -52,12 +60,21 @@ impl Store for Embedded {
             Err(source) => Err(StoreError::Dir { path, source }),
         }
     }
+}
+
+impl Store for Embedded {
+    fn partitions(&self, wanted: u16) -> Result<u16, StoreError> {
+        match moving::note_in(&self.dir)? {
+            Some(note) => Err(StoreError::Unusable { cause: note.refusal(&self.dir.display().to_string()) }),
+            None => self.count(wanted),
+        }
+    }
 
     fn open_tables(&self, partition: u16) -> Result<OpenTables, TablesError> {
         let dir = self.partition_dir(partition);
         let made = fs::create_dir_all(&dir).and_then(|()| fs::File::open(&self.dir)?.sync_all());
         made.map_err(|source| TablesError::Dir { path: dir.clone(), source })?;
-        let path = dir.join("tables.sqlite");
+        let path = self.tables_path(partition);
         let tables = SqliteTables::open(&path)?;
         Ok((Box::new(tables), Arc::new(SqliteRows::new(path))))
     }

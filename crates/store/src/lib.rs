@@ -9,6 +9,7 @@ pub mod backend;
 pub mod conformance;
 pub mod embedded;
 pub mod log;
+pub mod moving;
 pub mod reader;
 pub mod retention;
 pub mod tables;

@@ -3,8 +3,10 @@
 mod conformance;
 mod cut;
 mod engine;
+mod moving;
 mod nodes;
 mod owners;
+mod process;
 mod proxy;
 mod refused;
 mod server;

@@ -38,14 +38,17 @@ fn wrong_databases_clusters_and_schemas() {
     let nowhere = server.url().replace("/postgres", "/nowhere");
     let no_database = said(PostgresOptions { url: nowhere, ..options.clone() });
     assert!(no_database.contains("\"nowhere\" does not exist"), "{no_database}");
+    assert!(no_database.contains("create the database"), "{no_database}");
 
     let other = said(PostgresOptions { cluster: "other".to_owned(), ..options.clone() });
     assert!(other.contains("belongs to the cluster \"mainspring\""), "{other}");
 
     server.ask("CREATE ROLE guest LOGIN");
     let guest = server.url().replace("mainspring@", "guest@");
-    let no_right = said(PostgresOptions { url: guest, schema: "theirs".to_owned(), ..options.clone() });
-    assert!(no_right.contains("permission denied"), "{no_right}");
+    let no_right = said(PostgresOptions { url: guest.clone(), schema: "theirs".to_owned(), ..options.clone() });
+    assert!(no_right.contains("permission denied") && no_right.contains("mainspring migrate"), "{no_right}");
+    let not_theirs = said(PostgresOptions { url: guest, ..options.clone() });
+    assert!(not_theirs.contains("mainspring migrate"), "{not_theirs}");
 
     server.ask(&format!("UPDATE {schema}.schema_version SET version = 99"));
     let newer = said(options);

@@ -2,7 +2,7 @@
 //! strikes proves nothing.
 
 /// All of them.
-pub const ALL: [&str; 89] = [
+pub const ALL: [&str; 91] = [
     "a batch in doubt turned out not to be there",
     "a batch in doubt turned out to be there",
     "a batch that nobody was told about survived its crash",
@@ -36,6 +36,7 @@ pub const ALL: [&str; 89] = [
     "a receipt said nothing new",
     "a reply had several segments",
     "a reply was read",
+    "a request arrived at the database after its connection was cut",
     "a request arrived twice",
     "a run failed",
     "a run waited for its key",
@@ -43,6 +44,7 @@ pub const ALL: [&str; 89] = [
     "a run was parked",
     "a run was replayed",
     "a run whose code had changed was resumed",
+    "a second process took over and ended",
     "a second process was refused",
     "a segment arrived twice",
     "a signal was taken",

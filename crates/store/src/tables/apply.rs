@@ -19,18 +19,24 @@ pub(super) fn apply(connection: &mut Connection, batches: &[Arc<Batch>], path: &
         transaction.query_row("SELECT position FROM applied WHERE id = 0", [], |row| row.get(0)).map_err(fail)?;
     let (applied, folded) = fold(batches, standing as u64)?;
 
-    let mut rows = folded.into_iter().peekable();
-    while let Some(&((table, _), _)) = rows.peek() {
-        let mut writer = TableWriter::new(&transaction, table).map_err(fail)?;
-        while let Some(((_, key), body)) = rows.next_if(|((next, _), _)| *next == table) {
-            writer.write(key, body).map_err(fail)?;
-        }
-    }
+    write(&transaction, folded).map_err(fail)?;
     transaction
         .execute("UPDATE applied SET position = ?1 WHERE id = 0", params![applied.position as i64])
         .map_err(fail)?;
     transaction.commit().map_err(fail)?;
     Ok(applied)
+}
+
+/// Writes rows, within the transaction that is under way.
+pub(super) fn write(transaction: &Transaction<'_>, folded: Folded<'_>) -> rusqlite::Result<()> {
+    let mut rows = folded.into_iter().peekable();
+    while let Some(&((table, _), _)) = rows.peek() {
+        let mut writer = TableWriter::new(transaction, table)?;
+        while let Some(((_, key), body)) = rows.next_if(|((next, _), _)| *next == table) {
+            writer.write(key, body)?;
+        }
+    }
+    Ok(())
 }
 
 /// What batches change in tables that stand at `standing`: the last write of each row, ordered by table and key, so that

@@ -119,6 +119,15 @@ impl SqliteTables {
     fn fail(&self, source: rusqlite::Error) -> TablesError {
         TablesError::Sqlite { path: self.path.clone(), source }
     }
+
+    /// Writes rows as they are, past the log, in one transaction.
+    pub(crate) fn write(&mut self, folded: Folded<'_>) -> Result<(), TablesError> {
+        let path = self.path.clone();
+        let fail = |source| TablesError::Sqlite { path: path.clone(), source };
+        let transaction = self.connection.transaction().map_err(fail)?;
+        apply::write(&transaction, folded).map_err(fail)?;
+        transaction.commit().map_err(fail)
+    }
 }
 
 impl TableStore for SqliteTables {
