@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::ValueEnum;
 
 use crate::cluster::{Cluster, Setup};
+use crate::rivals;
 use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,8 @@ enum Which {
     Cluster,
     /// Time to ready and memory of an idle server.
     Idle,
+    /// Side by side with Restate, Celery and DBOS, which are installed for it.
+    Compare,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
@@ -52,6 +55,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         Which::Moving => "moving",
         Which::Cluster => return cluster(workspace),
         Which::Idle => "idle",
+        Which::Compare => return compare(workspace, &args.rest),
     };
     if matches!(args.which, Which::Http | Which::Hatchet | Which::Idle) {
         workspace.release_binary()?;
@@ -62,6 +66,20 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         bail!("bench {bin} ended with {ended}");
     }
     Ok(())
+}
+
+/// Builds everything of ours that is started, installs the rivals, and measures both.
+fn compare(workspace: &Workspace, args: &[String]) -> anyhow::Result<()> {
+    // At once, so that nothing is built twice with different features, and before anything is measured.
+    let bins = ["mainspring", "compare", "functions", "wire-worker"].map(|bin| ["--bin", bin]);
+    let mut build = workspace.cargo(&["build", "--release", "--quiet", "--workspace"]);
+    if !build.args(bins.as_flattened()).status()?.success() {
+        bail!("the programs of the comparison could not be built");
+    }
+    let rivals = rivals::install(workspace, args)?;
+    let mut command = Command::new(workspace.target_dir.join("release/compare"));
+    let ended = command.args(args).arg("--rivals").arg(rivals).current_dir(&workspace.root).status()?;
+    if ended.success() { Ok(()) } else { bail!("the comparison ended with {ended}") }
 }
 
 /// Messages a second that are tried.

@@ -16,6 +16,7 @@ mod mcp;
 #[path = "../../crates/postgres/tests/private/process.rs"]
 mod postgres;
 mod redis_py;
+mod rivals;
 mod sdk;
 mod server;
 mod sim;

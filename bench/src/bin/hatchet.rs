@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use mainspring_bench::server::release_binary;
+use mainspring_bench::wire::{Bearer, CALLS_PER_CHANNEL, Wire, connect};
 use mainspring_bench::{Latencies, Machine, Place, Server};
 use mainspring_hatchet::wire::root::dispatcher_client::DispatcherClient;
 use mainspring_hatchet::wire::root::workflow_service_client::WorkflowServiceClient;
@@ -22,16 +23,9 @@ use mainspring_hatchet::wire::root::{
 use mainspring_hatchet::wire::v1::admin_service_client::AdminServiceClient;
 use mainspring_hatchet::wire::v1::{CreateTaskOpts, CreateWorkflowVersionRequest, TriggerWorkflowRequest};
 use tokio::sync::{Semaphore, mpsc};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
 
 /// Not counted: connections are opened, the log's first small segments are passed.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// Streams of one connection that are open at once, as many as servers usually allow.
-const CALLS_PER_CHANNEL: usize = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
@@ -69,23 +63,6 @@ struct Args {
     binary: Option<std::path::PathBuf>,
 }
 
-#[derive(Clone)]
-struct Bearer(MetadataValue<Ascii>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
-
-type Wire = InterceptedService<Channel, Bearer>;
-
-async fn connect(url: &str, bearer: &Bearer) -> anyhow::Result<Wire> {
-    let channel = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true).connect().await?;
-    Ok(InterceptedService::new(channel, bearer.clone()))
-}
-
 #[expect(clippy::print_stdout, reason = "the results are this program's output")]
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -97,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
         None => release_binary()?,
     };
     let server = Server::start(&binary, &place.path().join("server"), &[])?;
-    let bearer = Bearer(format!("bearer {}", server.token()?).parse()?);
+    let bearer = Bearer::new(&server.token()?)?;
     let wire = connect(&server.url, &bearer).await?;
 
     let workflow = CreateWorkflowVersionRequest {

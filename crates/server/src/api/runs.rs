@@ -11,6 +11,7 @@ use mainspring_core::Command;
 use mainspring_engine::RunFilter;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::messages::idempotency_key;
@@ -22,6 +23,8 @@ use crate::views::{AsOf, RunList, RunSummary, RunView, run_view};
 
 /// Runs on one page, at most.
 const PAGE_MAX: usize = 200;
+/// Seconds a start may wait for the end. Longer, and what stands between client and server begins to close connections.
+const WAIT_SECONDS_MAX: u32 = 60;
 
 /// Which runs to list.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
@@ -195,19 +198,40 @@ pub struct StartRun {
     priority: Option<u8>,
 }
 
-/// A run started: it is durable.
+/// Whether whoever starts a run waits for its end.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct WaitForEnd {
+    /// Seconds to wait for it, 60 at most. Without it the answer comes as soon as the run is durable.
+    wait_seconds: Option<u32>,
+}
+
+/// A run started: it is durable. If it was waited for and has ended, also what came of it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RunStarted {
     /// Its id.
     run_id: String,
+    /// How it ended: `completed`, `failed`, ...
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    /// Its output, if it completed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object)]
+    output: Option<Box<RawValue>>,
+    /// Why it did not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
-/// Starts a run of a workflow.
+/// Starts a run of a workflow, and waits for its end if asked to. Repeated with the same `Idempotency-Key` it waits for
+/// the same run; a wait that ends early ends nothing but the wait.
 #[utoipa::path(
     post, path = "/v1/workflows/{name}/runs", tag = "runs",
-    params(("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = StartRun,
+    params(("name" = String, Path), WaitForEnd, ("Idempotency-Key" = Option<String>, Header)), request_body = StartRun,
     responses(
-        (status = 202, body = RunStarted), (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem),
+        (status = 200, body = RunStarted, description = "It has ended."),
+        (status = 202, body = RunStarted, description = "It is started, and has not ended or was not waited for."),
+        (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem),
         (status = 409, body = Problem), (status = 413, body = Problem), (status = 422, body = Problem),
     ),
 )]
@@ -215,13 +239,37 @@ pub async fn start(
     State(state): State<AppState>,
     caller: Caller,
     Path(name): Path<String>,
+    Query(wait): Query<WaitForEnd>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<RunStarted>), Problem> {
     caller.must_have(Scope::Write)?;
+    let wait_seconds = wait.wait_seconds.unwrap_or(0);
+    if wait_seconds > WAIT_SECONDS_MAX {
+        let detail = format!("wait_seconds is {wait_seconds}");
+        let action = format!("wait {WAIT_SECONDS_MAX} s at most, and ask again with the same Idempotency-Key");
+        return Err(Problem::bad_request("wait_too_long", detail, action));
+    }
     let idempotency_key = idempotency_key(&headers)?;
     let asked: StartRun = json_body(body, state.engine().limits().payload_bytes_max).await?;
     let options = StartOptions { key: asked.key, priority: asked.priority, idempotency_key };
-    let run = state.client(caller.tenant).start_with(&name, &asked.input, options).await?;
-    Ok((StatusCode::ACCEPTED, Json(RunStarted { run_id: run.to_string() })))
+    let client = state.client(caller.tenant);
+    let run = client.start_with(&name, &asked.input, options).await?;
+    let mut started = RunStarted { run_id: run.to_string(), state: None, output: None, error: None };
+    if wait_seconds == 0 {
+        return Ok((StatusCode::ACCEPTED, Json(started)));
+    }
+    let ended = state.engine().wait_run(caller.tenant, run);
+    let Ok(row) = tokio::time::timeout(Duration::from_secs(wait_seconds.into()), ended).await else {
+        return Ok((StatusCode::ACCEPTED, Json(started)));
+    };
+    let row = row?;
+    started.state = Some(row.state.word());
+    started.error = row.error;
+    if let Some(output) = row.output {
+        let output = client.payload(output).await?;
+        // What a run gave was JSON when it was taken; as text it goes on unread.
+        started.output = serde_json::from_slice(&output).ok();
+    }
+    Ok((StatusCode::OK, Json(started)))
 }

@@ -84,6 +84,27 @@ async fn a_run_that_fails_says_why_after_its_attempts() {
 }
 
 #[tokio::test]
+async fn whoever_starts_a_run_may_wait_for_its_end() {
+    let (_server, user) = server().await;
+    let start = async |workflow: &str, seconds: u32, input: Value| {
+        let path = format!("/v1/workflows/{workflow}/runs?wait_seconds={seconds}");
+        user.post(&path, &json!({ "input": input })).await
+    };
+    let done = start("double", 30, json!(21)).await;
+    assert_eq!((done.status, &done.body["state"], &done.body["output"]), (200, &json!("completed"), &json!(42)));
+    let failed = start("flaky", 30, json!("boom")).await;
+    assert_eq!((failed.status, &failed.body["state"]), (200, &json!("failed")));
+    assert!(failed.body["error"].as_str().is_some_and(|error| error.contains("boom")), "{}", failed.text);
+    // A wait that is over ends nothing but the wait.
+    let waiting = start("signalled", 1, json!(null)).await;
+    assert_eq!((waiting.status, &waiting.body["state"]), (202, &Value::Null));
+    let run = waiting.body["run_id"].as_str().expect("an id");
+    user.run_in_state(run, "running").await;
+    start("double", 61, json!(1)).await.problem(400, "wait_too_long");
+    assert_eq!(user.runs("workflow=double").await.len(), 1, "what is refused is not started");
+}
+
+#[tokio::test]
 async fn the_same_key_starts_one_run() {
     let (_server, user) = server().await;
     let start = async |key: &str, input: i64| {
