@@ -166,7 +166,8 @@ mod tests {
                 stream.flush().await?;
                 tokio::task::yield_now().await;
             }
-            Ok::<_, Error>(stream)
+            // That is all: the connection is closed.
+            Ok::<_, Error>(())
         });
         let mut connection = Connection::open(address).await?;
         let status = connection.ask(&request("POST", "/", None, "{}")).await;

@@ -21,9 +21,9 @@ impl Bearer {
     /// # Errors
     /// When it is not one line of text.
     pub fn new(token: &str) -> anyhow::Result<Bearer> {
-        let mut value: MetadataValue<Ascii> = format!("bearer {token}").parse()?;
-        value.set_sensitive(true);
-        Ok(Bearer(value))
+        // Not marked as sensitive: it would go out whole with each call, where the SDKs' libraries send it once and refer to
+        // it from then on.
+        Ok(Bearer(format!("bearer {token}").parse()?))
     }
 }
 

@@ -9,8 +9,7 @@ use mainspring_postgres::{Postgres, PostgresOptions};
 use mainspring_store::moving::{Movable, move_store};
 use mainspring_store::tables::name_of;
 
-/// Partitions of a new store in PostgreSQL: as many cores as a cluster can ever use, and few enough to list.
-const PARTITIONS: u16 = 64;
+use crate::node::PARTITIONS;
 
 /// Where a database is, and which part of it is ours.
 #[derive(Debug, Args)]

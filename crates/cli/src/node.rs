@@ -28,8 +28,8 @@ use crate::part::{Common, Part};
 use crate::start::{Setup, announce, stop_signal};
 use crate::{listen, local};
 
-/// Partitions of a new database. Enough that a node more has something to take, few enough that each costs nothing.
-const PARTITIONS: u16 = 64;
+/// Partitions of a new store in PostgreSQL: as many cores as a cluster can ever use, and few enough that each costs nothing.
+pub(crate) const PARTITIONS: u16 = 64;
 
 /// Which database nodes share.
 #[derive(Deserialize)]

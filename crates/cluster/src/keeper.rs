@@ -14,8 +14,11 @@ use crate::front::LOOK_PATH;
 use crate::plan::plan;
 use crate::relay::Peers;
 
-/// Rounds per lease, so that a few may fail.
-const ROUNDS_PER_LEASE: u32 = 5;
+/// Rounds per lease, so that a few may fail, and one that has ended is noticed soon.
+const ROUNDS_PER_LEASE: u32 = 10;
+/// After the database was away, the part of a lease that nodes get to renew theirs before anybody relieves them: several of
+/// their tries. Too little would only move partitions needlessly.
+const STEADY_PART: u32 = 4;
 /// Between two rounds at least, however often somebody asks.
 const ROUND_GAP: Duration = Duration::from_millis(50);
 /// The same while the database does not answer.
@@ -104,7 +107,7 @@ impl Keeper {
             self.answers = true;
         }
         let lease = self.nodes.lease();
-        let steady = self.steady_since.get_or_insert(begun).elapsed() >= lease;
+        let steady = self.steady_since.get_or_insert(begun).elapsed() >= lease / STEADY_PART;
         let lease_until = begun + lease;
         self.board.learn(roster.clone(), lease_until);
         for (number, place, mine) in self.board.open(begun) {

@@ -136,6 +136,8 @@ pub(crate) fn claim(connection: &mut Connection, partition: u16, node: Option<No
         // From one epoch to the next and no other: a claim that arrives late, because its connection was cut, does nothing.
         // And never past a lease that was renewed since it was looked at, nor from a store that was moved meanwhile.
         let claimed = connection.transaction(|connection| {
+            // Whoever marks the store as moved waits for claims that are under way, and looks at the epochs after that.
+            connection.run("LOCK TABLE moves IN SHARE MODE")?;
             let sql = format!(
                 "UPDATE partitions p SET epoch = $2, attempt = 0, node = $4 \
                  WHERE p.partition = $1 AND p.epoch = $3 AND NOT EXISTS \
