@@ -2,9 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, bail};
-
-use crate::sdk::{NPM, python_with};
+use crate::sdk::{NPM, carried_out, python_with};
 use crate::tools::{self, NODE};
 use crate::workspace::Workspace;
 
@@ -26,9 +24,4 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     carried_out(compose.args(["--quiet", "compose.yaml"]).current_dir(&here))?;
     println!("kubernetes.yaml and compose.yaml are well-formed");
     Ok(())
-}
-
-fn carried_out(command: &mut Command) -> anyhow::Result<()> {
-    let ended = command.status().with_context(|| format!("{command:?} could not be started"))?;
-    if ended.success() { Ok(()) } else { bail!("{command:?} ended with {ended}") }
 }

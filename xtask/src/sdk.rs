@@ -130,7 +130,8 @@ fn typescript(workspace: &Workspace) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn carried_out(command: &mut Command) -> anyhow::Result<()> {
+/// Carries a command out that must succeed.
+pub(crate) fn carried_out(command: &mut Command) -> anyhow::Result<()> {
     let ended = command.status().with_context(|| format!("{command:?} could not be started"))?;
     if ended.success() { Ok(()) } else { bail!("{command:?} ended with {ended}") }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mainspring_postgres::Nodes;
 use tokio::sync::Semaphore;
 
-use crate::board::{Board, Part, Place, Stop};
+use crate::board::{Board, Part, Stop};
 use crate::front::LOOK_PATH;
 use crate::plan::plan;
 use crate::relay::Peers;
@@ -187,7 +187,7 @@ impl Keeper {
         place.end();
         let (board, nodes) = (self.board.clone(), self.nodes.clone());
         tokio::spawn(async move {
-            stop_abandoned(&place).await;
+            place.part.stop(Stop::Abandon).await;
             // In case it is still in this node's name.
             let _ = tokio::task::spawn_blocking(move || nodes.release(number)).await;
             board.closed(number);
@@ -234,10 +234,6 @@ impl Keeper {
         tokio::time::sleep(ROUND_GAP).await;
         tracing::info!(took_ms = begun.elapsed().as_millis() as u64, "this node has left the cluster");
     }
-}
-
-async fn stop_abandoned(place: &Arc<Place>) {
-    place.part.stop(Stop::Abandon).await;
 }
 
 impl std::fmt::Debug for Keeper {
