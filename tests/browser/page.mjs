@@ -84,7 +84,7 @@ export class Page {
     return this.look(visibleTexts, selector);
   }
 
-  /** Clicks into the middle of an element, with the mouse. */
+  /** Clicks into the middle of an element of a page that has loaded, with the mouse. Before that its scripts may not listen yet. */
   async click(selector) {
     const { x, y } = await this.until(`${selector} to be clickable`, middleOf, selector);
     for (const type of ["mouseMoved", "mousePressed", "mouseReleased"]) {
@@ -216,6 +216,7 @@ function visibleTexts(selector) {
 }
 
 function middleOf(selector) {
+  if (document.readyState !== "complete") return null;
   const element = document.querySelector(selector);
   if (!element?.checkVisibility() || element.disabled) return null;
   element.scrollIntoView({ block: "nearest" });
