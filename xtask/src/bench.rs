@@ -1,13 +1,14 @@
 //! `bench`: builds the load generators for release and runs one.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::bail;
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
 
 use crate::cluster::{Cluster, Setup};
 use crate::rivals;
-use crate::workspace::Workspace;
+use crate::workspace::{SERVER_BINARY, Workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -53,7 +54,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         Which::Webhooks => "webhooks",
         Which::Bus => "bus",
         Which::Moving => "moving",
-        Which::Cluster => return cluster(workspace),
+        Which::Cluster => return cluster(workspace, &args.rest),
         Which::Idle => "idle",
         Which::Compare => return compare(workspace, &args.rest),
     };
@@ -82,13 +83,26 @@ fn compare(workspace: &Workspace, args: &[String]) -> anyhow::Result<()> {
     if ended.success() { Ok(()) } else { bail!("the comparison ended with {ended}") }
 }
 
-/// Messages a second that are tried.
-const RATES: [u32; 4] = [500, 1_000, 2_000, 4_000];
-/// Tenants they are spread over, so that they live in many partitions.
+/// Tenants the load is spread over, so that they live in many partitions.
 const TENANTS: usize = 16;
 
+/// What `bench cluster` takes.
+#[derive(Debug, Parser)]
+struct ClusterArgs {
+    /// How many nodes, in turn.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
+    nodes: Vec<usize>,
+    /// Messages a second, in turn.
+    #[arg(long, value_delimiter = ',', default_value = "500,1000,2000,4000")]
+    rates: Vec<u32>,
+    /// How long each.
+    #[arg(long, default_value_t = 15)]
+    seconds: u32,
+}
+
 /// The same load for one, two and three nodes: each message is sent to the next node, wherever its tenant lives.
-fn cluster(workspace: &Workspace) -> anyhow::Result<()> {
+fn cluster(workspace: &Workspace, args: &[String]) -> anyhow::Result<()> {
+    let args = ClusterArgs::try_parse_from(std::iter::once("cluster".to_owned()).chain(args.iter().cloned()))?;
     let bins = ["mainspring", "http"].map(|bin| ["--bin", bin]);
     let mut build = workspace.cargo(&["build", "--release", "--quiet", "--workspace"]);
     if !build.args(bins.as_flattened()).status()?.success() {
@@ -96,17 +110,19 @@ fn cluster(workspace: &Workspace) -> anyhow::Result<()> {
     }
     let release = workspace.target_dir.join("release");
     let parent = workspace.scratch("bench")?;
-    for nodes in 1..=3 {
+    for nodes in args.nodes {
         let dir = tempfile::Builder::new().prefix("cluster-").tempdir_in(&parent)?;
-        let binary = release.join("mainspring");
-        let setup = Setup { binary: &binary, dir: dir.path(), nodes, tenants: TENANTS, deliver_url: None };
+        let binary = std::env::var_os(SERVER_BINARY).map_or_else(|| release.join("mainspring"), PathBuf::from);
+        let setup =
+            Setup { binary: &binary, dir: dir.path(), nodes, tenants: TENANTS, wires: false, deliver_url: None };
         let cluster = Cluster::start(&setup)?;
         let urls: Vec<String> = cluster.nodes.iter().map(|node| node.place.url()).collect();
         let tokens = (0..TENANTS).map(|nth| cluster.token(nth)).collect::<anyhow::Result<Vec<_>>>()?;
-        for rate in RATES {
+        for rate in &args.rates {
             println!("\n{nodes} node(s), {rate} messages/s");
             let mut load = Command::new(release.join("http"));
-            load.args(["--agent", "echo", "--seconds", "15", "--sessions", "2000", "--rate", &rate.to_string()]);
+            load.args(["--agent", "echo", "--seconds", &args.seconds.to_string(), "--sessions", "2000"]);
+            load.args(["--rate", &rate.to_string()]);
             let ended = load.args(["--url", &urls.join(","), "--token", &tokens.join(",")]).status()?;
             if !ended.success() {
                 bail!("the load ended with {ended}");

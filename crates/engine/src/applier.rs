@@ -4,15 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainspring_store::retention::{Retention, Sweep};
-use mainspring_store::unapplied::Linger;
 use mainspring_store::{Batch, TableStore, TablesError};
 
 use crate::partition::Partition;
 
-/// How long to wait for more after the first batch, so that writes to one row fold. Listings lag by about this much. A page
-/// that is touched is written whole with each transaction, so a busy engine waits longer: at 1,000 messages a second it
-/// would else write fifteen times what it applies, and the log's own writes wait behind that.
-const LINGER: Linger = Linger { quiet: Duration::from_millis(20), busy: Duration::from_millis(150) };
 /// Bytes applied in one transaction. Bounds the time a reader of the log's tail has to wait.
 const APPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Applied bytes after which the tables are checkpointed, so that log segments can go and recovery stays short. Not more,
@@ -51,7 +46,9 @@ impl Applier {
     pub(crate) fn run(mut self, partition: &Partition) {
         loop {
             let idle = if self.sweep.is_some() { SWEEP_STEP } else { IDLE };
-            let Some(batches) = partition.unapplied.wait_for_some(APPLY_BYTES_MAX, LINGER, idle) else { break };
+            let Some(batches) = partition.unapplied.wait_for_some(APPLY_BYTES_MAX, self.tables.linger(), idle) else {
+                break;
+            };
             if !self.apply(partition, &batches) {
                 if self.fenced {
                     return;

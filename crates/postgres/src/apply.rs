@@ -4,8 +4,9 @@ use mainspring_core::Table;
 use mainspring_core::row::{self, DocumentRow, EventRow, MessageRow, MessageState, Row, RunRow};
 use mainspring_store::TablesError;
 use mainspring_store::tables::{Folded, name_of};
+use tokio_postgres::types::ToSql;
 
-use crate::link::{Connection, Params};
+use crate::link::Later;
 use crate::schema;
 
 /// What is written to one table.
@@ -16,8 +17,9 @@ struct Writes<'a> {
     bodies: Vec<&'a [u8]>,
 }
 
-/// Writes what batches come to, within the transaction that is under way.
-pub(crate) fn write(connection: &mut Connection, partition: i32, folded: Folded<'_>) -> Result<(), TablesError> {
+/// What writes what batches come to, within a transaction.
+pub(crate) fn write(partition: i32, folded: Folded<'_>) -> Result<Vec<Later<'_>>, TablesError> {
+    let mut all = Vec::new();
     let mut rows = folded.into_iter().peekable();
     while let Some(&((table, _), _)) = rows.peek() {
         let mut writes = Writes::default();
@@ -31,63 +33,53 @@ pub(crate) fn write(connection: &mut Connection, partition: i32, folded: Folded<
             }
         }
         if !writes.deleted.is_empty() {
-            delete(connection, partition, table, &writes.deleted)?;
+            all.push(delete(partition, table, writes.deleted));
         }
         if !writes.keys.is_empty() {
-            put(connection, partition, table, &writes)?;
+            let further = further(table, &writes.bodies)?;
+            let mut params: Vec<Box<dyn ToSql + Sync>> =
+                vec![Box::new(partition), Box::new(writes.keys), Box::new(writes.bodies)];
+            params.extend(further);
+            all.push(Later { sql: put_statement(table), params });
         }
     }
-    Ok(())
+    Ok(all)
 }
 
-/// Deletes rows by their keys.
-pub(crate) fn delete<K: tokio_postgres::types::ToSql + Sync>(
-    connection: &mut Connection,
-    partition: i32,
-    table: Table,
-    keys: &[K],
-) -> Result<(), TablesError> {
+/// What deletes rows by their keys.
+pub(crate) fn delete<'a, K: ToSql + Sync + 'a>(partition: i32, table: Table, keys: Vec<K>) -> Later<'a> {
     let sql = format!("DELETE FROM {} WHERE partition = $1 AND key = ANY($2)", name_of(table));
-    connection.execute(&sql, &[&partition, &keys])?;
-    Ok(())
+    Later { sql, params: vec![Box::new(partition), Box::new(keys)] }
 }
 
-fn put(connection: &mut Connection, partition: i32, table: Table, writes: &Writes<'_>) -> Result<(), TablesError> {
-    let sql = put_statement(table);
-    let mut put = |more: &Params<'_>| {
-        let mut params: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
-            vec![&partition, &writes.keys, &writes.bodies];
-        params.extend(more);
-        connection.execute(&sql, &params)
-    };
-    match table {
+/// The further columns of rows, each as an array, in their order.
+fn further(table: Table, bodies: &[&[u8]]) -> Result<Vec<Box<dyn ToSql + Sync>>, TablesError> {
+    Ok(match table {
         Table::Run => {
-            let rows: Vec<RunRow> = decoded(table, &writes.bodies)?;
-            let workflow: Vec<String> = rows.iter().map(|run| text(&run.workflow)).collect();
-            let state: Vec<&str> = rows.iter().map(|run| run.state.word()).collect();
-            let key: Vec<Option<String>> = rows.iter().map(|run| run.key.as_deref().map(text)).collect();
-            let created_at: Vec<i64> = rows.iter().map(|run| run.created_at as i64).collect();
-            let finished_at: Vec<Option<i64>> = rows.iter().map(|run| run.finished_at.map(|at| at as i64)).collect();
-            let live: Vec<bool> = rows.iter().map(|run| !run.state.ended()).collect();
-            put(&[&workflow, &state, &key, &created_at, &finished_at, &live])?;
+            let rows: Vec<RunRow> = decoded(table, bodies)?;
+            vec![
+                column(&rows, |run| text(&run.workflow)),
+                column(&rows, |run| run.state.word()),
+                column(&rows, |run| run.key.as_deref().map(text)),
+                column(&rows, |run| run.created_at as i64),
+                column(&rows, |run| run.finished_at.map(|at| at as i64)),
+                column(&rows, |run| !run.state.ended()),
+            ]
         }
         Table::Message => {
-            let rows: Vec<MessageRow> = decoded(table, &writes.bodies)?;
-            let accepted_at: Vec<i64> = rows.iter().map(|message| message.accepted_at as i64).collect();
-            let is_live = |message: &MessageRow| !matches!(message.state, MessageState::Done { .. });
-            let live: Vec<bool> = rows.iter().map(is_live).collect();
-            put(&[&accepted_at, &live])?;
+            let rows: Vec<MessageRow> = decoded(table, bodies)?;
+            vec![
+                column(&rows, |message| message.accepted_at as i64),
+                column(&rows, |message| !matches!(message.state, MessageState::Done { .. })),
+            ]
         }
         Table::Event => {
-            let rows: Vec<EventRow> = decoded(table, &writes.bodies)?;
-            let name: Vec<String> = rows.iter().map(|event| text(&event.name)).collect();
-            let at: Vec<i64> = rows.iter().map(|event| event.at as i64).collect();
-            put(&[&name, &at])?;
+            let rows: Vec<EventRow> = decoded(table, bodies)?;
+            vec![column(&rows, |event| text(&event.name)), column(&rows, |event| event.at as i64)]
         }
         Table::Document | Table::Revision => {
-            let rows: Vec<DocumentRow> = decoded(table, &writes.bodies)?;
-            let expires_at: Vec<Option<i64>> = rows.iter().map(|row| row.expires_at.map(|at| at as i64)).collect();
-            put(&[&expires_at])?;
+            let rows: Vec<DocumentRow> = decoded(table, bodies)?;
+            vec![column(&rows, |row| row.expires_at.map(|at| at as i64))]
         }
         Table::Meta
         | Table::Tenant
@@ -107,11 +99,12 @@ fn put(connection: &mut Connection, partition: i32, table: Table, writes: &Write
         | Table::StreamEntry
         | Table::StreamEntryId
         | Table::StreamGroup
-        | Table::StreamProgress => {
-            put(&[])?;
-        }
-    }
-    Ok(())
+        | Table::StreamProgress => Vec::new(),
+    })
+}
+
+fn column<R, T: ToSql + Sync + 'static>(rows: &[R], of: impl Fn(&R) -> T) -> Box<dyn ToSql + Sync> {
+    Box::new(rows.iter().map(of).collect::<Vec<T>>())
 }
 
 /// Puts rows given as arrays: keys, bodies, then the further columns in their order.

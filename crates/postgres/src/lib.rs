@@ -22,6 +22,7 @@
 //! What this crate does not know: what a row means beyond the columns listings need, who decides, what time it is, which
 //! node should have which partition.
 
+mod appends;
 mod apply;
 mod link;
 mod log;

@@ -5,7 +5,7 @@
 //! calls waits for it, with an end to its patience.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -23,6 +23,12 @@ use crate::trouble::Trouble;
 
 /// Values for the parameters of a statement.
 pub(crate) type Params<'a> = [&'a (dyn ToSql + Sync)];
+
+/// A statement that is to be carried out with others.
+pub(crate) struct Later<'a> {
+    pub(crate) sql: String,
+    pub(crate) params: Vec<Box<dyn ToSql + Sync + 'a>>,
+}
 
 /// Where connections come from: the thread ends when the last clone is dropped.
 #[derive(Clone)]
@@ -104,6 +110,33 @@ impl Connection {
     pub(crate) fn execute(&mut self, sql: &str, params: &Params<'_>) -> Result<u64, Trouble> {
         let statement = self.prepared(sql)?;
         let answer = answered(self.patience, self.client.execute(&statement, params));
+        self.heard(answer)
+    }
+
+    /// Carries statements out in their order, without waiting for one before the next is sent: many cost one round trip.
+    /// For within a transaction, where after an error nothing counts.
+    pub(crate) fn all(&mut self, statements: &[Later<'_>]) -> Result<(), Trouble> {
+        let prepared = statements.iter().map(|later| self.prepared(&later.sql)).collect::<Result<Vec<_>, _>>()?;
+        let client = &self.client;
+        let sending = prepared.iter().zip(statements).map(|(statement, later)| {
+            // Each is sent when it is polled first.
+            Box::pin(client.execute_raw(statement, later.params.iter().map(|param| &**param)))
+        });
+        let mut sending: Vec<_> = sending.map(Some).collect();
+        let answer = answered(
+            self.patience,
+            poll_fn(|context| {
+                for one in &mut sending {
+                    match one.as_mut().map(|one| one.as_mut().poll(context)) {
+                        Some(Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
+                        Some(Poll::Ready(Ok(_))) => *one = None,
+                        Some(Poll::Pending) | None => {}
+                    }
+                }
+                if sending.iter().any(Option::is_some) { Poll::Pending } else { Poll::Ready(Ok(())) }
+            }),
+        );
+        drop(sending);
         self.heard(answer)
     }
 

@@ -2,18 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use mainspring_store::PartitionLog;
 use mainspring_store::log::{LogError, Position};
-use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use crate::pool::Pool;
+use crate::appends::{Appends, BatchId};
 use crate::trouble::{Trouble, log_name, of_log};
-
-/// Locks the partition's row, so that a take-over waits for it and it for a take-over.
-const APPEND: &str = "INSERT INTO batches (partition, position, epoch, attempt, body) \
-     SELECT p.partition, $2::bigint, p.epoch, p.attempt, $5::bytea FROM partitions p \
-     WHERE p.partition = $1 AND p.epoch = $3 AND p.attempt = $4 FOR NO KEY UPDATE";
 
 /// Raises the attempt, and never lowers it: this too may arrive late.
 const END_ATTEMPT: &str = "UPDATE partitions SET attempt = $3 WHERE partition = $1 AND epoch = $2 AND attempt < $3";
@@ -21,7 +14,7 @@ const END_ATTEMPT: &str = "UPDATE partitions SET attempt = $3 WHERE partition = 
 /// A partition's log, as its owner has it.
 #[derive(Debug)]
 pub(crate) struct PostgresLog {
-    pool: Arc<Pool>,
+    appends: Arc<Appends>,
     partition: u16,
     epoch: i64,
     /// Grows whenever the outcome of a batch was unknown.
@@ -44,7 +37,7 @@ enum State {
 impl PostgresLog {
     /// Opens it for the owner of `epoch` and shows every batch from `from` on.
     pub(crate) fn open(
-        pool: Arc<Pool>,
+        appends: Arc<Appends>,
         partition: u16,
         epoch: i64,
         batch_bytes_max: usize,
@@ -53,7 +46,7 @@ impl PostgresLog {
         fail: &dyn Fn(Trouble) -> LogError,
     ) -> Result<PostgresLog, LogError> {
         let number = i32::from(partition);
-        let mut connection = pool.lend().map_err(fail)?;
+        let mut connection = appends.pool.lend().map_err(fail)?;
         let sql = "SELECT epoch, attempt, removed FROM partitions WHERE partition = $1";
         let found = connection.query_one(sql, &[&number]).map_err(fail)?;
         let Some((found, attempt, removed)) = found.map(|row| (row.get::<_, i64>(0), row.get(1), row.get(2))) else {
@@ -95,7 +88,7 @@ impl PostgresLog {
         }
         // Whoever took the partition over while this was read has seen all of it, and appends behind it.
         drop(connection);
-        Ok(PostgresLog { pool, partition, epoch, attempt, next, batch_bytes_max, state: State::Known })
+        Ok(PostgresLog { appends, partition, epoch, attempt, next, batch_bytes_max, state: State::Known })
     }
 
     fn number(&self) -> i32 {
@@ -133,17 +126,15 @@ impl PartitionLog for PostgresLog {
         if bytes > self.batch_bytes_max {
             return Err(LogError::TooLarge { bytes, bytes_max: self.batch_bytes_max });
         }
-        let (position, body) = (self.next.0 as i64, Parts(parts));
-        let appended = self.pool.lend().and_then(|mut connection| {
-            connection.execute(APPEND, &[&self.number(), &position, &self.epoch, &self.attempt, &body])
-        });
-        match appended {
-            Ok(1) => {
+        let (partition, position) = (self.number(), self.next.0 as i64);
+        let id = BatchId { partition, position, epoch: self.epoch, attempt: self.attempt };
+        match self.appends.append(id, parts) {
+            Ok(true) => {
                 let position = self.next;
                 self.next = position.next();
                 Ok(position)
             }
-            Ok(_) => Err(self.end(LogError::Fenced)),
+            Ok(false) => Err(self.end(LogError::Fenced)),
             Err(trouble) => {
                 self.state = State::Unknown { sent: self.attempt };
                 Err(self.failed(&trouble))
@@ -160,7 +151,7 @@ impl PartitionLog for PostgresLog {
         // A number of its own at each try, so that a try that arrives late ends no attempt that came after it.
         self.attempt += 1;
         let position = self.next;
-        let settled = self.pool.lend().and_then(|mut connection| {
+        let settled = self.appends.pool.lend().and_then(|mut connection| {
             let (number, at) = (self.number(), position.0 as i64);
             // Waits for a statement that holds the partition's row, and takes its ground from one that is still to come.
             // Looked at in a statement of its own: what that one waited for, its snapshot would not show.
@@ -191,8 +182,11 @@ impl PartitionLog for PostgresLog {
         let sql = "WITH p AS (UPDATE partitions SET removed = $3 \
              WHERE partition = $1 AND epoch = $2 AND removed < $3 RETURNING partition) \
              DELETE FROM batches b USING p WHERE b.partition = p.partition AND b.position <= $3";
-        let removed =
-            self.pool.lend().and_then(|mut connection| connection.execute(sql, &[&self.number(), &self.epoch, &up_to]));
+        let removed = self
+            .appends
+            .pool
+            .lend()
+            .and_then(|mut connection| connection.execute(sql, &[&self.number(), &self.epoch, &up_to]));
         // Not known at worst, and then it is done again.
         removed.map(drop).map_err(|trouble| of_log(self.partition, &trouble))
     }
@@ -200,21 +194,4 @@ impl PartitionLog for PostgresLog {
     fn next(&self) -> Position {
         self.next
     }
-}
-
-/// A batch, sent in the parts it came in.
-#[derive(Debug)]
-struct Parts<'a>(&'a [&'a [u8]]);
-
-impl ToSql for Parts<'_> {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        self.0.iter().for_each(|part| out.extend_from_slice(part));
-        Ok(IsNull::No)
-    }
-
-    fn accepts(of: &Type) -> bool {
-        *of == Type::BYTEA
-    }
-
-    to_sql_checked!();
 }

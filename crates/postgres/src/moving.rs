@@ -110,7 +110,7 @@ impl Movable for Postgres {
 
     fn filling(&self, partition: u16) -> Result<Box<dyn Filling>, TablesError> {
         let epoch = claim(&mut *self.table_pool.lend()?, partition, None)?;
-        Ok(Box::new(PostgresTables::new(self.table_pool.clone(), partition, epoch)))
+        Ok(Box::new(PostgresTables::new(self.table_pool.clone(), self.apply_pool.clone(), partition, epoch)))
     }
 
     fn reading(&self, partition: u16) -> Result<Arc<dyn Rows>, TablesError> {
@@ -121,7 +121,7 @@ impl Movable for Postgres {
 impl Filling for PostgresTables {
     fn put(&mut self, table: Table, rows: &RawRows) -> Result<(), TablesError> {
         let folded = rows.iter().map(|(key, body)| ((table, key.as_slice()), Some(body.as_slice()))).collect();
-        self.fenced(|connection, _| apply::write(connection, self.partition, folded))
+        self.fenced(|connection, _| Ok(connection.all(&apply::write(self.partition, folded)?)?))
     }
 
     fn settle(&mut self) -> Result<(), TablesError> {

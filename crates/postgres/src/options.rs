@@ -34,7 +34,7 @@ pub struct PostgresOptions {
     pub batch_bytes_max: usize,
     /// Connections that append, at most.
     pub log_connections_max: usize,
-    /// Connections that apply and read, at most.
+    /// Connections that apply and read, at most; one for each at least.
     pub table_connections_max: usize,
     /// How long one answer may take before the connection is given up.
     pub patience: Duration,
@@ -109,7 +109,10 @@ impl PostgresOptions {
         if config.get_ssl_mode() == SslMode::Prefer && config.get_hosts().iter().all(is_here) {
             config.ssl_mode(SslMode::Disable);
         }
-        if config.get_application_name().is_none() {
+        if let Some(node) = self.node {
+            // Whoever relieves the node finds its connections by that.
+            config.application_name(application_name(&node.to_string()));
+        } else if config.get_application_name().is_none() {
             config.application_name("mainspring");
         }
         config.connect_timeout(self.patience);
@@ -139,6 +142,11 @@ impl PostgresOptions {
         let config = versions.map_err(|error| StoreError::Unusable { cause: format!("TLS can't be used: {error}") })?;
         Ok(MakeRustlsConnect::new(config.with_root_certificates(roots).with_no_client_auth()))
     }
+}
+
+/// What the connections of a node are called in the database.
+pub(crate) fn application_name(node: &str) -> String {
+    format!("mainspring {node}")
 }
 
 /// An error with what caused it.

@@ -8,11 +8,12 @@ use mainspring_store::backend::OpenTables;
 use mainspring_store::log::{LogError, Position};
 use mainspring_store::{PartitionLog, Store, StoreError, TablesError};
 
+use crate::appends::Appends;
 use crate::link::{Connection, Link};
 use crate::log::PostgresLog;
 use crate::moving::note_in;
 use crate::nodes::{ALIVE, NodeId};
-use crate::options::PostgresOptions;
+use crate::options::{PostgresOptions, application_name};
 use crate::pool::Pool;
 use crate::rows::PostgresRows;
 use crate::schema;
@@ -23,9 +24,10 @@ use crate::trouble::{Trouble, log_name, of_log};
 /// a node holds a lease on can't be opened in another's name.
 pub struct Postgres {
     pub(crate) options: PostgresOptions,
-    /// For logs alone, so that no reader keeps one waiting.
-    log_pool: Arc<Pool>,
+    appends: Arc<Appends>,
     pub(crate) table_pool: Arc<Pool>,
+    /// For whoever writes tables. As many as there are cores: more would only take turns, and take them from the log.
+    pub(crate) apply_pool: Arc<Pool>,
     /// Epochs of partitions whose tables were opened and whose log was not yet.
     claimed: Mutex<HashMap<u16, i64>>,
 }
@@ -41,9 +43,13 @@ impl Postgres {
         let link = Link::new(config, tls, greeting, options.patience).map_err(|error| StoreError::Unusable {
             cause: format!("the thread that speaks to PostgreSQL can't be started: {error}"),
         })?;
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let writing = cores.min(options.table_connections_max / 2).max(1);
+        let reading = options.table_connections_max.saturating_sub(writing).max(1);
         Ok(Postgres {
-            log_pool: Arc::new(Pool::new(link.clone(), options.log_connections_max)),
-            table_pool: Arc::new(Pool::new(link, options.table_connections_max)),
+            appends: Arc::new(Appends::new(Pool::new(link.clone(), options.log_connections_max))),
+            table_pool: Arc::new(Pool::new(link.clone(), reading)),
+            apply_pool: Arc::new(Pool::new(link, writing)),
             claimed: Mutex::default(),
             options,
         })
@@ -72,7 +78,7 @@ impl Store for Postgres {
     fn open_tables(&self, partition: u16) -> Result<OpenTables, TablesError> {
         let epoch = claim(&mut *self.table_pool.lend()?, partition, self.options.node)?;
         self.claimed().insert(partition, epoch);
-        let tables = PostgresTables::new(self.table_pool.clone(), partition, epoch);
+        let tables = PostgresTables::new(self.table_pool.clone(), self.apply_pool.clone(), partition, epoch);
         Ok((Box::new(tables), Arc::new(PostgresRows::new(self.table_pool.clone(), partition))))
     }
 
@@ -95,12 +101,12 @@ impl Store for Postgres {
         let epoch = match claimed {
             Some(epoch) => epoch,
             None => {
-                let mut connection = self.log_pool.lend().map_err(unopened)?;
+                let mut connection = self.appends.pool.lend().map_err(unopened)?;
                 claim(&mut connection, partition, self.options.node).map_err(unopened)?
             }
         };
         let log = PostgresLog::open(
-            self.log_pool.clone(),
+            self.appends.clone(),
             partition,
             epoch,
             self.options.batch_bytes_max,
@@ -120,7 +126,7 @@ pub(crate) fn claim(connection: &mut Connection, partition: u16, node: Option<No
     let refused = |cause: String| Err(Trouble::Refused { cause });
     loop {
         let sql = format!(
-            "SELECT p.epoch, n.name FROM partitions p LEFT JOIN nodes n ON n.id = p.node AND {ALIVE} \
+            "SELECT p.epoch, n.name, p.node FROM partitions p LEFT JOIN nodes n ON n.id = p.node AND {ALIVE} \
              AND p.node IS DISTINCT FROM $2 WHERE p.partition = $1"
         );
         let Some(found) = connection.query_one(&sql, &[&number, &node])? else {
@@ -131,6 +137,9 @@ pub(crate) fn claim(connection: &mut Connection, partition: u16, node: Option<No
         let (epoch, holder) = (found.get::<_, i64>(0), found.get::<_, Option<String>>(1));
         if let Some(holder) = holder {
             return refused(format!("partition {partition} is held by the node {holder:?}: stop that one first"));
+        }
+        if let Some(relieved) = found.get::<_, Option<String>>(2).filter(|of| Some(of) != node.as_ref()) {
+            end_connections(connection, &relieved);
         }
         let next = epoch + 1;
         // From one epoch to the next and no other: a claim that arrives late, because its connection was cut, does nothing.
@@ -153,5 +162,16 @@ pub(crate) fn claim(connection: &mut Connection, partition: u16, node: Option<No
         if claimed {
             return Ok(next);
         }
+    }
+}
+
+/// Ends what a node that is relieved of a partition has under way. It may be frozen in the middle of a statement, and its
+/// locks would then be held for as long as it is.
+fn end_connections(connection: &mut Connection, relieved: &str) {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()";
+    if let Err(trouble) = connection.query(sql, &[&application_name(relieved)]) {
+        // A user of another name may not; then the locks end when the node's own limits do.
+        tracing::warn!(%trouble, node = relieved, "connections of a node that vanished could not be ended");
     }
 }

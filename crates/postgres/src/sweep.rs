@@ -11,7 +11,7 @@ use mainspring_store::retention::{Looked, Sweepable};
 use mainspring_store::tables::name_of;
 
 use crate::apply;
-use crate::link::Connection;
+use crate::link::{Connection, Later};
 use crate::rows::{limit_of, raw};
 
 /// First keys, and the first keys beyond, of ranges.
@@ -32,8 +32,9 @@ impl<'a> Sweeping<'a> {
 
     /// Deletes what was gathered.
     pub(crate) fn finish(&mut self) -> Result<(), TablesError> {
+        let mut all = Vec::new();
         for (table, keys) in mem::take(&mut self.keys) {
-            apply::delete(self.connection, self.partition, table, &keys)?;
+            all.push(apply::delete(self.partition, table, keys));
         }
         for (table, (from, to)) in mem::take(&mut self.ranges) {
             let sql = format!(
@@ -41,9 +42,9 @@ impl<'a> Sweeping<'a> {
                  WHERE t.partition = $1 AND t.key >= r.first AND t.key < r.beyond",
                 name_of(table)
             );
-            self.connection.execute(&sql, &[&self.partition, &from, &to])?;
+            all.push(Later { sql, params: vec![Box::new(self.partition), Box::new(from), Box::new(to)] });
         }
-        Ok(())
+        Ok(self.connection.all(&all)?)
     }
 }
 

@@ -1,31 +1,38 @@
 //! The writing side of a partition's tables.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainspring_core::Table;
 use mainspring_core::id::Ms;
 use mainspring_core::write::Op;
 use mainspring_store::retention::{self, Retention, Sweep, Swept};
 use mainspring_store::tables::{Applied, fold};
+use mainspring_store::unapplied::Linger;
 use mainspring_store::{Batch, TableStore, TablesError};
 
 use crate::apply;
-use crate::link::Connection;
+use crate::link::{Connection, Later};
 use crate::pool::Pool;
 use crate::schema;
 use crate::sweep::Sweeping;
+
+/// Longer than where a transaction is cheaper: it costs some fifteen statements however little is in it, and each partition
+/// makes its own.
+const LINGER: Linger = Linger { quiet: Duration::from_millis(200), busy: Duration::from_millis(600) };
 
 /// A partition's tables, as the owner of an epoch has them.
 #[derive(Debug)]
 pub(crate) struct PostgresTables {
     pool: Arc<Pool>,
+    apply_pool: Arc<Pool>,
     pub(crate) partition: i32,
     epoch: i64,
 }
 
 impl PostgresTables {
-    pub(crate) fn new(pool: Arc<Pool>, partition: u16, epoch: i64) -> PostgresTables {
-        PostgresTables { pool, partition: i32::from(partition), epoch }
+    pub(crate) fn new(pool: Arc<Pool>, apply_pool: Arc<Pool>, partition: u16, epoch: i64) -> PostgresTables {
+        PostgresTables { pool, apply_pool, partition: i32::from(partition), epoch }
     }
 
     /// Does something as one transaction, for as long as which nobody takes the partition's tables over. It is told where
@@ -34,7 +41,7 @@ impl PostgresTables {
         &self,
         work: impl FnOnce(&mut Connection, u64) -> Result<T, TablesError>,
     ) -> Result<T, TablesError> {
-        let mut connection = self.pool.lend()?;
+        let mut connection = self.apply_pool.lend()?;
         let unheard = connection.transaction(|connection| {
             // Waits for a transaction of ours whose connection was cut, so that what it did is seen.
             let sql = "SELECT position FROM applied WHERE partition = $1 AND epoch = $2 FOR UPDATE";
@@ -72,12 +79,17 @@ impl TableStore for PostgresTables {
         self.fenced(|connection, standing| {
             let (applied, folded) = fold(batches, standing)?;
             if applied.position != standing {
-                apply::write(connection, self.partition, folded)?;
-                let sql = "UPDATE applied SET position = $2 WHERE partition = $1";
-                connection.execute(sql, &[&self.partition, &(applied.position as i64)])?;
+                let mut all = apply::write(self.partition, folded)?;
+                let sql = "UPDATE applied SET position = $2 WHERE partition = $1".to_owned();
+                all.push(Later { sql, params: vec![Box::new(self.partition), Box::new(applied.position as i64)] });
+                connection.all(&all)?;
             }
             Ok(applied)
         })
+    }
+
+    fn linger(&self) -> Linger {
+        LINGER
     }
 
     fn checkpoint(&mut self) -> Result<(), TablesError> {

@@ -73,10 +73,7 @@ impl Reader {
     /// # Errors
     /// [`TablesError`].
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
-        match self.unapplied.get(table, key) {
-            Some(waiting) => Ok(waiting),
-            None => self.rows.get(table, key),
-        }
+        self.unapplied.get_or(table, key, || self.rows.get(table, key))
     }
 
     /// All rows whose key begins with `prefix`, in key order.
@@ -483,7 +480,8 @@ impl Reader {
         self.get(table, key)?.map(|body| decode(table, &body)).transpose()
     }
 
-    /// A row by its key, if it was written or deleted so lately that the tables don't have it yet. Does not block.
+    /// A row by its key, if the tables need not be asked: it was written or deleted lately, or is read often. Does not
+    /// block.
     ///
     /// # Errors
     /// [`TablesError::Row`].

@@ -4,6 +4,7 @@
 //! committed. So whoever looks in this order sees every durable write.
 
 mod index;
+mod known;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -121,9 +122,30 @@ impl Unapplied {
         self.lock().applied
     }
 
-    /// The latest write to one row: `None` if none waits, `Some(None)` if it deletes it. To be asked before the tables.
+    /// How one row stands, if that can be said without the tables: `Some(None)` if it is not there.
     pub fn get(&self, table: Table, key: &[u8]) -> Option<Option<Vec<u8>>> {
         self.indexed().get(table, key)
+    }
+
+    /// How one row stands; `read` asks the tables, if need be.
+    ///
+    /// # Errors
+    /// What `read` says.
+    pub fn get_or<E>(
+        &self,
+        table: Table,
+        key: &[u8],
+        read: impl FnOnce() -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Option<Vec<u8>>, E> {
+        let mut index = self.indexed();
+        if let Some(found) = index.get(table, key) {
+            return Ok(found);
+        }
+        let stamp = index.stamp();
+        drop(index);
+        let body = read()?;
+        self.indexed().keep(stamp, table, key, body.as_deref());
+        Ok(body)
     }
 
     /// The latest writes to rows whose key begins with `prefix`, in key order. To be asked before the tables: a write that
@@ -145,8 +167,7 @@ impl Unapplied {
 
     /// The index, with all that waits.
     fn indexed(&self) -> MutexGuard<'_, Index> {
-        // A panic elsewhere leaves an index without some rows, which would be read past: better to panic as well.
-        let mut index = self.index.lock().expect("nobody panicked over the index");
+        let mut index = self.index();
         let new: Vec<_> = {
             let queue = self.lock();
             let known = queue.batches.partition_point(|batch| batch.position <= index.through());
@@ -194,20 +215,47 @@ impl Unapplied {
 
     /// The tables have committed everything up to `position`.
     pub fn mark_applied(&self, position: u64) {
+        // What leaves the queue unseen would leave older rows in the index, to be taken for the latest. One batch at a
+        // time, so that readers get in between.
+        while self.index_next(position) {}
+        let mut index = self.index();
         let mut queue = self.lock();
         while let Some(batch) = queue.batches.front() {
             if batch.position > position {
                 break;
+            }
+            if batch.position > index.through() {
+                index.pass_by();
             }
             let bytes = batch.len();
             queue.bytes -= bytes;
             queue.batches.pop_front();
         }
         queue.applied = position;
-        drop(queue);
+        drop((queue, index));
         self.applied.notify_all();
-        // One at a time, so that readers get in between.
-        while self.index.lock().expect("nobody panicked over the index").forget_oldest(position) {}
+        while self.index().forget_oldest(position) {}
+    }
+
+    /// Adds the next batch up to `position` to the index, unless that is not used. Answers whether there may be more.
+    fn index_next(&self, position: u64) -> bool {
+        let mut index = self.index();
+        if index.is_unused() {
+            return false;
+        }
+        let next = {
+            let queue = self.lock();
+            let known = queue.batches.partition_point(|batch| batch.position <= index.through());
+            queue.batches.get(known).filter(|batch| batch.position <= position).cloned()
+        };
+        let Some(batch) = next else { return false };
+        index.add(batch);
+        true
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // A panic elsewhere leaves an index without some rows, which would be read past: better to panic as well.
+        self.index.lock().expect("nobody panicked over the index")
     }
 
     /// Waits until the tables stand at `position` or later. Answers whether they do by then.

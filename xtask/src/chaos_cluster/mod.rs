@@ -149,7 +149,7 @@ fn chaos(
     seed: u64,
 ) -> anyhow::Result<Vec<String>> {
     let sink = Sink::listen()?;
-    let setup = Setup { binary, dir, nodes: NODES, tenants: TENANTS, deliver_url: Some(&sink.url) };
+    let setup = Setup { binary, dir, nodes: NODES, tenants: TENANTS, wires: true, deliver_url: Some(&sink.url) };
     let mut cluster = Cluster::start(&setup)?;
     let tokens = (0..TENANTS).map(|nth| cluster.token(nth)).collect::<anyhow::Result<Vec<_>>>()?;
     let urls: Vec<String> = cluster.nodes.iter().map(|node| node.place.url()).collect();
@@ -335,7 +335,7 @@ fn cause(
             FREEZE
         }
         Trouble::Cut => {
-            cluster.nodes[node].wire.cut(true);
+            cluster.nodes[node].cut(true);
             Duration::from_millis(dice.between(500, 12_000))
         }
         Trouble::Drain => {
@@ -355,7 +355,7 @@ fn put_right(cluster: &mut Cluster, undo: &Undo) -> anyhow::Result<()> {
         Trouble::Kill | Trouble::Drain => node.start(),
         Trouble::Freeze => node.signal("CONT"),
         Trouble::Cut => {
-            node.wire.cut(false);
+            node.cut(false);
             Ok(())
         }
         Trouble::Database => Ok(()),

@@ -37,6 +37,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) nodes: usize,
     pub(crate) tenants: usize,
+    /// Whether there is a wire between each node and the database, to be cut.
+    pub(crate) wires: bool,
     /// Where replies are delivered, if anywhere.
     pub(crate) deliver_url: Option<&'a str>,
 }
@@ -51,7 +53,7 @@ pub(crate) struct Cluster {
 /// One node: running, or not at the moment.
 pub(crate) struct Node {
     pub(crate) place: Place,
-    pub(crate) wire: Wire,
+    pub(crate) wire: Option<Wire>,
     pub(crate) server: Option<Server>,
 }
 
@@ -105,11 +107,11 @@ impl Cluster {
         let agent = agent::listen()?;
         let mut nodes = Vec::new();
         for nth in 0..setup.nodes {
-            let wire = Wire::new(postgres.port)?;
+            let wire = setup.wires.then(|| Wire::new(postgres.port)).transpose()?;
             let dir = setup.dir.join(format!("node-{}", nth + 1));
             std::fs::create_dir_all(&dir)?;
             let file = dir.join("mainspring.toml");
-            std::fs::write(&file, config(setup, nth, wire.port, &agent))?;
+            std::fs::write(&file, config(setup, nth, wire.as_ref().map_or(postgres.port, |wire| wire.port), &agent))?;
             let mut place = Place::new(setup.binary, &dir, &[])?;
             place.config = Some(file);
             let server = Some(place.start()?);
@@ -161,6 +163,11 @@ impl Node {
         self.server.as_ref().map(Server::id)
     }
 
+    /// Cuts what is between it and the database, or mends it.
+    pub(crate) fn cut(&self, cut: bool) {
+        self.wire.as_ref().expect("the cluster was started with wires").cut(cut);
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.server.take().map_or(Ok(()), Server::kill)
@@ -197,7 +204,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     let parent = workspace.scratch("cluster")?;
     let dir = tempfile::Builder::new().prefix("nodes-").tempdir_in(&parent)?;
     println!("starting PostgreSQL and {} nodes in {} ...", args.nodes, dir.path().display());
-    let setup = Setup { binary: &binary, dir: dir.path(), nodes: args.nodes, tenants: 8, deliver_url: None };
+    let setup =
+        Setup { binary: &binary, dir: dir.path(), nodes: args.nodes, tenants: 8, wires: false, deliver_url: None };
     let cluster = Cluster::start(&setup)?;
     let token = cluster.token(0)?;
     println!("\nPostgreSQL    {}", cluster.postgres.url());

@@ -24,12 +24,12 @@ fn opened(server: &Server) -> (Proxy, PostgresOptions, Postgres, Box<dyn Partiti
     (proxy, direct, store, log)
 }
 
-fn settled(log: &mut dyn PartitionLog) -> Option<Position> {
+/// What became of a batch, asked until it is known.
+pub(crate) fn settled(log: &mut dyn PartitionLog) -> Result<Option<Position>, LogError> {
     loop {
         match log.settle() {
-            Ok(settled) => return settled,
             Err(LogError::Unknown { .. }) => std::thread::sleep(Duration::from_millis(10)),
-            Err(error) => panic!("{error}"),
+            other => return other,
         }
     }
 }
@@ -60,7 +60,7 @@ fn an_append_whose_answer_was_lost_is_found() {
     proxy.cut(b"the second", Cut::After);
     append_unknown(&mut *log, b"the second");
     proxy.cut_done();
-    assert_eq!(settled(&mut *log), Some(Position(2)));
+    assert_eq!(settled(&mut *log).unwrap(), Some(Position(2)));
     assert_eq!(log.append(&[b"the third"]).unwrap(), Position(3));
     drop(log);
     assert_eq!(found(&options), numbered(&["the first", "the second", "the third"]));
@@ -73,7 +73,7 @@ fn an_append_that_never_arrived_is_not_found() {
     proxy.cut(b"the second", Cut::Before);
     append_unknown(&mut *log, b"the second");
     proxy.cut_done();
-    assert_eq!(settled(&mut *log), None);
+    assert_eq!(settled(&mut *log).unwrap(), None);
     assert_eq!(log.append(&[b"the second"]).unwrap(), Position(2));
     drop(log);
     assert_eq!(found(&options), numbered(&["the first", "the second"]));
@@ -88,7 +88,7 @@ fn an_append_that_arrives_after_it_was_looked_for_does_nothing() {
         proxy.cut(b"the late one", Cut::Held);
         append_unknown(&mut *log, b"the late one");
         let held = proxy.cut_done();
-        assert_eq!(settled(&mut *log), None);
+        assert_eq!(settled(&mut *log).unwrap(), None);
         // Before the next takes its place, or after.
         let held = if nth % 2 == 0 {
             held.let_go();
@@ -121,7 +121,7 @@ fn a_question_that_arrives_late_ends_nothing() {
     proxy.cut(&[number(1), number(1)].concat(), Cut::Held);
     log.settle().expect_err("the question was cut");
     let held = proxy.cut_done();
-    assert_eq!(settled(&mut *log), None);
+    assert_eq!(settled(&mut *log).unwrap(), None);
     assert_eq!(log.append(&[b"the second"]).unwrap(), Position(2));
     let attempt = || server.ask(&format!("SELECT attempt FROM {}.partitions", options.schema));
     let before = attempt();
@@ -187,7 +187,7 @@ fn a_database_that_restarts_is_waited_for() {
                 assert!(matches!(log.settle(), Err(LogError::Unknown { .. })), "nobody is there to ask");
                 server.run();
             }
-            if let Some(position) = settled(&mut *log) {
+            if let Some(position) = settled(&mut *log).unwrap() {
                 break position;
             }
         };

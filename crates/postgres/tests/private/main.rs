@@ -10,3 +10,4 @@ mod process;
 mod proxy;
 mod refused;
 mod server;
+mod together;

@@ -64,6 +64,25 @@ fn a_partition_is_taken_from_nobody_or_from_one_whose_lease_has_ended() {
     assert_eq!(holders(&one)[0], Some(NodeId(2)), "and learns of it when it is back");
 }
 
+/// Frozen in the middle of a transaction, with what the next owner needs locked.
+#[test]
+fn what_a_vanished_node_has_under_way_is_ended() {
+    let server = Server::start();
+    let options = server.options();
+    let (one, two) = (node(&options, 1, "a:1"), node(&options, 2, "b:1"));
+    drop(one.open(0).unwrap());
+    let name = server.ask("SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'mainspring 0%1'");
+    assert_eq!(name, format!("mainspring {}", NodeId(1)), "its connections have its name");
+    let lock = format!("SELECT 1 FROM {}.partitions WHERE partition = 0 FOR UPDATE", options.schema);
+    let held = server.hold(&format!("SET application_name = '{name}'; {lock}"));
+    std::thread::sleep(LEASE + Duration::from_millis(200));
+    two.open(0).unwrap();
+    let left = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}'");
+    assert_eq!(server.ask(&left), "0");
+    drop(held);
+    assert_eq!(holders(&two)[0], Some(NodeId(2)));
+}
+
 #[test]
 fn what_is_released_is_free_at_once() {
     let server = Server::start();

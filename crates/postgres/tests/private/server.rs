@@ -1,6 +1,8 @@
 //! A private PostgreSQL that can be killed and started again, with a schema for each store. Nothing of it is kept.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
 use mainspring_postgres::PostgresOptions;
 use mainspring_store::conformance::BATCH_BYTES_MAX;
@@ -60,6 +62,22 @@ impl Server {
         self.try_ask(sql).unwrap()
     }
 
+    /// Does something in a transaction that stays as it is until what this answers is dropped.
+    pub(crate) fn hold(&self, sql: &str) -> Holding {
+        let (url, sql) = (self.url(), format!("BEGIN; {sql}"));
+        let ((let_go, until), (held, holds)) = (channel::<()>(), channel());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let (client, connection) = runtime.block_on(tokio_postgres::connect(&url, tokio_postgres::NoTls)).unwrap();
+            runtime.spawn(connection);
+            runtime.block_on(client.batch_execute(&sql)).unwrap();
+            held.send(()).unwrap();
+            let _ = until.recv();
+        });
+        holds.recv().expect("it could not be held");
+        Holding { let_go: Some(let_go), thread: Some(thread) }
+    }
+
     fn try_ask(&self, sql: &str) -> Result<String, tokio_postgres::Error> {
         // On a thread of its own: a test may be in a runtime already.
         let ask = || {
@@ -78,5 +96,20 @@ impl Server {
             })
         };
         std::thread::scope(|scope| scope.spawn(ask).join().unwrap())
+    }
+}
+
+/// A transaction that is not ended.
+pub(crate) struct Holding {
+    let_go: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.let_go.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use mainspring_core::Table;
 
 use super::Batch;
+use super::known::Known;
 
 /// An index over a queue's batches.
 #[derive(Debug, Default)]
@@ -20,6 +21,10 @@ pub(super) struct Index {
     batches: VecDeque<Arc<Batch>>,
     /// The position of the last batch that was added.
     through: u64,
+    /// Rows as the tables have them. One that is in `rows` as well is newer there.
+    known: Known,
+    /// How many batches went on to the tables.
+    gone: u64,
 }
 
 #[derive(Debug)]
@@ -63,15 +68,46 @@ impl Index {
         for op in batch.ops().filter_map(Result::ok) {
             let place = (op.table, op.key.to_vec());
             if self.rows.get(&place).is_some_and(|latest| latest.batch.position == batch.position) {
-                self.rows.remove(&place);
+                let latest = self.rows.remove(&place);
+                if Known::keeps(op.table) {
+                    self.known.refresh(op.key, latest.and_then(|latest| latest.body()));
+                }
             }
         }
+        self.gone += 1;
         true
     }
 
-    /// The latest write to one row: `None` if there is none, `Some(None)` if it deletes it.
-    pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Option<Vec<u8>>> {
-        self.rows.get(&(table, key.to_vec())).map(Latest::body)
+    /// Whether it need not be told of batches: it holds nothing that they could change.
+    pub(super) fn is_unused(&self) -> bool {
+        self.batches.is_empty() && self.known.is_empty()
+    }
+
+    /// How one row stands, if that can be said without the tables: as the latest write to it says, or as they are known to
+    /// have it. `Some(None)` if it is not there.
+    pub(super) fn get(&mut self, table: Table, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        match self.rows.get(&(table, key.to_vec())) {
+            Some(latest) => Some(latest.body()),
+            None if Known::keeps(table) => self.known.get(key),
+            None => None,
+        }
+    }
+
+    /// The tables have a batch that was never added: it was of no interest, but to whoever reads the tables just now.
+    pub(super) fn pass_by(&mut self) {
+        self.gone += 1;
+    }
+
+    /// Tells what is read in the tables from now on from what was read before.
+    pub(super) fn stamp(&self) -> u64 {
+        self.gone
+    }
+
+    /// Keeps what was read in the tables since `stamp` was taken, unless they may have changed since.
+    pub(super) fn keep(&mut self, stamp: u64, table: Table, key: &[u8], body: Option<&[u8]>) {
+        if Known::keeps(table) && self.gone == stamp {
+            self.known.put(key, body.map(<[u8]>::to_vec));
+        }
     }
 
     /// The latest writes to rows with keys from `from` to before `to`, in key order.
