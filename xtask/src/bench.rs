@@ -38,6 +38,8 @@ enum Which {
     Moving,
     /// Messages over HTTP to one, two and three nodes on a PostgreSQL, all on this machine.
     Cluster,
+    /// Memory of many sleeping functions, and the time until an engine that has them is ready again.
+    Live,
     /// Time to ready and memory of an idle server.
     Idle,
     /// Side by side with Restate, Celery and DBOS, which are installed for it.
@@ -55,6 +57,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         Which::Bus => "bus",
         Which::Moving => "moving",
         Which::Cluster => return cluster(workspace, &args.rest),
+        Which::Live => "live",
         Which::Idle => "idle",
         Which::Compare => return compare(workspace, &args.rest),
     };

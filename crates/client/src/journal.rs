@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use mainspring_core::command::Claim;
 use mainspring_core::journal::{Completion, Request, describe, last_place};
@@ -54,6 +55,8 @@ struct State {
     /// Noted entries that were sent, with what followed them, and are not known to be durable: by the place of the first.
     in_flight: BTreeMap<u32, Vec<Request>>,
     waiting: BTreeMap<u32, oneshot::Sender<Completion>>,
+    /// Those of them that are sleeps, with how many milliseconds.
+    sleeping: BTreeMap<u32, u64>,
     /// Completions that overtook the answer to their request.
     early: BTreeMap<u32, Completion>,
 }
@@ -223,6 +226,7 @@ impl Journal {
 
     async fn send(&self, position: u32, before: Vec<Request>, request: Request) -> Result<Begun, Failure> {
         let (last, alone) = (last_place(position, &before), before.is_empty());
+        let sleep_ms = if let Request::Sleep { duration_ms } = request { Some(duration_ms) } else { None };
         let command = Command::Journal { claim: self.claim, position, before, request };
         let reply = match self.client.submit_patiently(command).await {
             Ok(reply) => reply,
@@ -240,7 +244,11 @@ impl Journal {
         self.moved.notify_one();
         match reply {
             Reply::EntryDone(completion) => Ok(Begun::Done(completion)),
-            Reply::EntryPending { .. } => Ok(Begun::Pending(self.wait_in(&mut self.lock(), last))),
+            Reply::EntryPending { .. } => {
+                let mut state = self.lock();
+                state.sleeping.extend(sleep_ms.map(|ms| (last, ms)));
+                Ok(Begun::Pending(self.wait_in(&mut state, last)))
+            }
             other => unreachable!("a journal entry is answered as an entry, not {other:?}"),
         }
     }
@@ -287,6 +295,7 @@ impl Journal {
     /// A pending entry is complete.
     pub(crate) fn completed(&self, position: u32, completion: Completion) {
         let mut state = self.lock();
+        state.sleeping.remove(&position);
         match state.waiting.remove(&position) {
             Some(waiting) => drop(waiting.send(completion)),
             None => {
@@ -302,6 +311,13 @@ impl Journal {
         let state = self.lock();
         let idle = self.steps.load(Ordering::Acquire) == 0 && !state.waiting.is_empty();
         idle.then(|| state.waiting.keys().copied().collect())
+    }
+
+    /// Whether the function does nothing but sleep, for longer than this.
+    pub(crate) fn sleeps_longer_than(&self, time: Duration) -> bool {
+        let state = self.lock();
+        let is_long = |place| state.sleeping.get(place).is_some_and(|ms| u128::from(*ms) > time.as_millis());
+        self.steps.load(Ordering::Acquire) == 0 && !state.waiting.is_empty() && state.waiting.keys().all(is_long)
     }
 
     pub(crate) fn refused(&self, error: EngineError) -> Failure {

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,12 @@ use crate::journal::Journal;
 
 /// A function that only waits is kept in memory for this long before it leaves it, to be replayed when needed.
 const IDLE_DEFAULT: Duration = Duration::from_secs(30);
+/// A function that will only sleep for longer than it would be kept is kept for this long, in case it does something
+/// else beside.
+const LONG_SLEEP: Duration = Duration::from_secs(1);
+/// So many functions are kept for as long as was said. The more there are beyond that, the sooner those that wait leave:
+/// what is kept in memory saves a replay, and must not become what fills it.
+const KEPT_AT_EASE: usize = 4_096;
 /// Functions and tasks run at once by one worker. They are futures, not threads.
 const SLOTS_DEFAULT: u32 = 10_000;
 
@@ -162,7 +169,8 @@ impl Worker {
             lease_ms: None,
             holds: Vec::new(),
         };
-        let host = Host { client: self.client, id, idle: self.idle, handlers: self.handlers, live: BTreeMap::new() };
+        let (idle, handlers, crowd) = (self.idle, self.handlers, Arc::default());
+        let host = Host { client: self.client, id, idle, handlers, live: BTreeMap::new(), crowd };
         let work = tokio::spawn(host.work(inbox, stopped));
         client.submit_patiently(announce).await?;
         Ok(RunningWorker { id, stop: Some(stop), work })
@@ -197,6 +205,8 @@ struct Host {
     idle: Duration,
     handlers: BTreeMap<String, Handler>,
     live: BTreeMap<TaskId, Live>,
+    /// How many functions and tasks are in memory.
+    crowd: Arc<AtomicUsize>,
 }
 
 struct Live {
@@ -249,6 +259,7 @@ impl Host {
             Said::Over(task, invocation) => {
                 if self.live.get(&task).is_some_and(|live| live.invocation == invocation) {
                     self.live.remove(&task);
+                    self.crowd.store(self.live.len(), Ordering::Relaxed);
                 }
             }
         }
@@ -285,12 +296,14 @@ impl Host {
                     messages_waiting,
                     lineage,
                     idle: self.idle,
+                    crowd: self.crowd.clone(),
                 };
                 let work = tokio::spawn(job.carry_out(say.clone())).abort_handle();
                 let live = Live { attempt, invocation, journal: None, work, early: Vec::new() };
                 if let Some(before) = self.live.insert(task, live) {
                     before.work.abort();
                 }
+                self.crowd.store(self.live.len(), Ordering::Relaxed);
             }
             Effect::CancelAttempt { task, attempt, .. } => {
                 if let Some(live) = self.live.get(&task).filter(|live| live.attempt == attempt) {
@@ -336,6 +349,7 @@ struct Job {
     messages_waiting: Option<u64>,
     lineage: Lineage,
     idle: Duration,
+    crowd: Arc<AtomicUsize>,
 }
 
 impl Job {
@@ -436,6 +450,13 @@ impl Job {
         Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
 
+    /// How long the function may only wait from now on.
+    fn patience(&self, journal: &Journal) -> Duration {
+        let idle = if journal.sleeps_longer_than(self.idle) { self.idle.min(LONG_SLEEP) } else { self.idle };
+        let crowd = self.crowd.load(Ordering::Relaxed).max(KEPT_AT_EASE);
+        idle.mul_f64(KEPT_AT_EASE as f64 / crowd as f64)
+    }
+
     /// Runs the function until it ends, or until it has only waited for so long that it may leave memory.
     async fn drive(&self, function: impl Future<Output = Result<Bytes, Failure>>, journal: &Journal) -> Outcome {
         let mut function = std::pin::pin!(function);
@@ -446,7 +467,7 @@ impl Job {
                     return Outcome::Ended(journal.broken().map_or(ended, Err));
                 }
                 () = journal.moved.notified() => {}
-                () = tokio::time::sleep(self.idle) => {
+                () = tokio::time::sleep(self.patience(journal)) => {
                     let Some(waiting) = journal.idle_on() else { continue };
                     let suspend = Command::Suspend { claim: self.claim, waiting };
                     match self.client.submit_patiently(suspend).await {

@@ -88,18 +88,109 @@ async fn an_idle_function_leaves_memory_and_is_replayed_when_its_message_comes()
     );
     let running = worker.start().await.expect("the worker starts");
     let first = client.send("chat", "ann", &"one", SendOptions::default()).await.expect("accepted");
-    loop {
-        let counts = client.engine().submit(TENANT, Command::Count).await.expect("counted").0;
-        if matches!(counts, mainspring_core::Reply::Counts(counts) if counts.tasks_suspended == 1) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_suspended(&client, 1).await;
     let second = client.send("chat", "ann", &"two", SendOptions::default()).await.expect("accepted");
     assert_eq!(first.run, second.run);
     let texts: Vec<String> = client.wait(first.run).await.expect("the run completes");
     assert_eq!(texts, ["\"one\"", "\"two\""]);
     assert_eq!(invocations.load(Ordering::SeqCst), 2, "replayed exactly once");
+    running.stop().await;
+    close(client).await;
+}
+
+/// Waits until so many runs have left memory.
+async fn until_suspended(client: &Client, runs: u64) {
+    loop {
+        let counts = client.engine().submit(TENANT, Command::Count).await.expect("counted").0;
+        if matches!(counts, mainspring_core::Reply::Counts(counts) if counts.tasks_suspended == runs) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_sleeps_for_long_does_not_stay_in_memory_for_as_long_as_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let client = open(dir.path()).await;
+    // So long that the test would not end if it were kept for that time.
+    let worker = Worker::new(client.clone(), "w").idle_after(Duration::from_secs(86_400)).function(
+        WorkflowDef::single("long", true),
+        |ctx: Context, (): ()| async move {
+            ctx.sleep(Duration::from_secs(1_000_000)).await?;
+            Ok::<_, Failure>(())
+        },
+    );
+    let worker = worker.function(WorkflowDef::single("both", true), |ctx: Context, (): ()| async move {
+        // Whatever else it waits for may come at any time, so it stays.
+        let long = ctx.sleep(Duration::from_secs(1_000_000));
+        let go = ctx.wait_signal::<()>("go", None);
+        futures_util::future::select(Box::pin(long), Box::pin(go)).await;
+        Ok::<_, Failure>(())
+    });
+    let running = worker.start().await.expect("the worker starts");
+    let both = client.start("both", &()).await.expect("a run starts");
+    let long = client.start("long", &()).await.expect("a run starts");
+    until_suspended(&client, 1).await;
+    let state = |run| client.task(mainspring_core::TaskId { run, index: 0 });
+    let is_suspended = |task: Option<mainspring_core::row::TaskRow>| {
+        matches!(task.expect("the task").state, mainspring_core::row::TaskState::Suspended { .. })
+    };
+    assert!(is_suspended(state(long).await.expect("read")), "it sleeps");
+    assert!(!is_suspended(state(both).await.expect("read")), "it waits for more than its sleep");
+    client.signal(both, "go", &()).await.expect("the signal is taken");
+    client.wait::<()>(both).await.expect("the run completes");
+    running.stop().await;
+    close(client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_may_wait_for_many_children_over_a_restart() {
+    const CHILDREN: u64 = 40;
+    let dir = tempfile::tempdir().expect("a directory");
+    let offer = |client: &Client| {
+        let parent = |ctx: Context, children: u64| async move {
+            let numbers: Vec<u64> = (0..children).collect();
+            let begin = numbers.iter().map(|nth| ctx.spawn("child", nth, SpawnOptions::default()));
+            let mut sum = 0;
+            for call in futures_util::future::try_join_all(begin).await? {
+                sum += call.result::<u64>().await?;
+            }
+            Ok::<_, Failure>(sum)
+        };
+        let child = |ctx: Context, nth: u64| async move {
+            if nth % 2 == 1 {
+                let _: Option<()> = ctx.wait_signal("go", None).await?;
+            }
+            Ok::<_, Failure>(nth)
+        };
+        Worker::new(client.clone(), "w")
+            .idle_after(Duration::from_millis(50))
+            .function(WorkflowDef::single("parent", true), parent)
+            .function(WorkflowDef::single("child", true), child)
+    };
+    let client = open(dir.path()).await;
+    let running = offer(&client).start().await.expect("the worker starts");
+    let run = client.start("parent", &CHILDREN).await.expect("a run starts");
+    // The parent and every other child: the others have ended.
+    until_suspended(&client, 1 + CHILDREN / 2).await;
+    running.stop().await;
+    close(client).await;
+
+    let client = open(dir.path()).await;
+    until_suspended(&client, 1 + CHILDREN / 2).await;
+    let task = client.task(mainspring_core::TaskId { run, index: 0 }).await.expect("read").expect("the task");
+    assert_eq!(task.pending.len() as u64, CHILDREN / 2, "whoever looks at the task sees all that it waits for");
+    let children = task.pending.values().map(|pending| match pending.kind {
+        mainspring_core::journal::PendingKind::Child { run } => run,
+        _ => panic!("it waits for children: {pending:?}"),
+    });
+    for child in children {
+        client.signal(child, "go", &()).await.expect("the signal is taken");
+    }
+    let running = offer(&client).start().await.expect("the worker starts again");
+    let sum: u64 = client.wait(run).await.expect("the run completes");
+    assert_eq!(sum, (0..CHILDREN).sum::<u64>());
     running.stop().await;
     close(client).await;
 }

@@ -2,7 +2,9 @@
 //!
 //! An entry is complete at once (a step's result, an emitted event) or pending (a sleep, a wait, a child). Re-run from
 //! the top, a function asks the same in the same order and reads the answers back. Complete entries are not resident;
-//! pending ones live in the task's row, because timers, inboxes and children must find them.
+//! pending ones are, because timers, inboxes and children must find them. A few are recorded in the task's row, which is
+//! written with them anyway; further ones in rows of their own, or a task that waits for a thousand children would be
+//! written with a thousand entries each time one of them ends.
 
 mod entry;
 
@@ -337,6 +339,14 @@ pub struct Pending {
     pub deadline: Option<Ms>,
     /// What it waits for.
     pub kind: PendingKind,
+    /// Whether it is recorded in a row of its own rather than in the task's.
+    #[serde(skip)]
+    pub apart: bool,
+}
+
+impl Pending {
+    /// How many entries are recorded in the task's row. Nearly every function waits for no more than that at once.
+    pub const WITH_TASK_MAX: usize = 4;
 }
 
 impl Request {
@@ -694,6 +704,9 @@ impl Step<'_> {
     }
 
     fn forget_pending(&mut self, id: TaskId, position: u32, pending: &Pending) {
+        if pending.apart {
+            self.out.delete(Table::Pending, &row::key::journal(self.tenant, id, position));
+        }
         if let Some(deadline) = pending.deadline {
             self.timers.unset(deadline, self.tenant, TimerKey::Entry(id, position));
         }

@@ -32,6 +32,7 @@ pub mod rate;
 pub mod recover;
 mod replay;
 pub mod reply;
+mod resting;
 pub mod row;
 pub mod run;
 pub mod stream;

@@ -11,6 +11,9 @@ pub struct Limits {
     pub key_queue_max: usize,
     /// Runs of one tenant that have not ended. Bounds what is resident.
     pub live_runs_max: usize,
+    /// Runs that are kept as they are although they only wait; further ones are kept packed, in a quarter of the room or
+    /// less. So what is busy pays nothing for it, and a million that sleep fit.
+    pub runs_awake_max: usize,
     /// Entries in one task's journal. Replay reads them all, so this bounds the time of a replay.
     pub journal_entries_max: u32,
     /// Journal entries of one task that are pending at once.
@@ -113,6 +116,7 @@ impl Default for Limits {
             inbox_messages_max: 1_000,
             key_queue_max: 10_000,
             live_runs_max: 2_000_000,
+            runs_awake_max: 4_096,
             journal_entries_max: 10_000,
             pending_entries_max: 1_000,
             entries_before_max: 16,

@@ -387,12 +387,13 @@ impl Step<'_> {
     }
 
     fn record(&mut self) {
-        for id in core::mem::take(&mut self.dirty_tasks) {
+        let (tasks, runs) = (core::mem::take(&mut self.dirty_tasks), core::mem::take(&mut self.dirty_runs));
+        for &id in &tasks {
             if let Some(task) = self.t.runs.get(&id.run).and_then(|run| run.tasks.get(usize::from(id.index))) {
                 self.out.put(Table::Task, &row::key::task(self.tenant, id), task);
             }
         }
-        for id in core::mem::take(&mut self.dirty_runs) {
+        for &id in &runs {
             let Some(run) = self.t.runs.get(&id) else { continue };
             self.out.put(Table::Run, &row::key::run(self.tenant, id), &run.row);
             if run.row.state.ended() {
@@ -407,5 +408,6 @@ impl Step<'_> {
                 None => self.out.delete(Table::Inbox, &row_key),
             }
         }
+        self.t.runs.rest(tasks.into_iter().map(|task| task.run).chain(runs), self.limits.runs_awake_max);
     }
 }

@@ -1,5 +1,6 @@
 //! Recovery: live rows and the log's tail become a core again, and what was owed is owed again.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -8,7 +9,7 @@ use alloc::vec::Vec;
 use crate::effect::Effect;
 use crate::id::{MessageId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId, mix};
 use crate::inbox::Inbox;
-use crate::journal::PendingKind;
+use crate::journal::{Pending, PendingKind};
 use crate::key::waiting_spot;
 use crate::limit::Limits;
 use crate::machine::{Core, Moment};
@@ -21,12 +22,13 @@ use crate::row::{
 use crate::run::Run;
 use crate::stream::{Group, Stream};
 use crate::task::{spot_of, wants_of};
-use crate::timer::TimerKey;
+use crate::tenant::{EventWaits, Tenant};
+use crate::timer::{TimerKey, Timers};
 use crate::worker::Worker;
 use crate::write::{Op, Out, Table};
 
 /// Rows of one table, in key order.
-type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Rows that do not make a core.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,16 +49,41 @@ pub enum RecoverError {
     },
 }
 
-/// Collects rows, oldest first: what the tables hold, then the operations of the log's tail.
-#[derive(Debug, Default)]
+/// Makes a core of rows: first it is told what the log's tail says, as that is later, then what the tables hold.
+///
+/// Rows become a core as they come, and runs that wait are packed at once, so that a restart needs little more memory
+/// than the core that comes of it.
+#[derive(Debug)]
 pub struct Recovery {
-    rows: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
+    core: Core,
+    /// The tail's last word about each row, `None` for one it deletes.
+    tail: BTreeMap<Table, BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    /// Runs whose tasks have not all come.
+    coming: BTreeMap<(TenantId, RunId), Coming>,
+    /// Children by the runs that spawned them.
+    children: Vec<(TenantId, RunId, RunId)>,
+    /// Rows that are read once all runs are there.
+    others: BTreeMap<Table, Rows>,
+}
+
+/// A run that waits for its tasks, as it was recorded.
+#[derive(Debug)]
+struct Coming {
+    row: Box<[u8]>,
+    of_tasks: u16,
+    tasks: Vec<TaskRow>,
 }
 
 impl Recovery {
-    /// An empty collection.
-    pub fn new() -> Self {
-        Recovery::default()
+    /// Nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        Recovery {
+            core: Core::new(limits),
+            tail: BTreeMap::new(),
+            coming: BTreeMap::new(),
+            children: Vec::new(),
+            others: BTreeMap::new(),
+        }
     }
 
     /// Whether a core needs rows of this table to come back.
@@ -77,60 +104,131 @@ impl Recovery {
             | Table::Stream
             | Table::StreamPart
             | Table::StreamGroup
-            | Table::StreamProgress => true,
+            | Table::StreamProgress
+            | Table::Pending => true,
             Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => false,
             Table::StreamEntry | Table::StreamEntryId => false,
         }
     }
 
-    /// Adds one put or delete. Rows of tables a core does not need are ignored.
-    pub fn apply(&mut self, op: Op<'_>) {
-        if !Recovery::wants(op.table) {
-            return;
+    /// Takes one put or delete of the log's tail, oldest first. Rows of tables a core does not need are ignored.
+    pub fn later(&mut self, op: Op<'_>) {
+        if Recovery::wants(op.table) {
+            self.tail.entry(op.table).or_default().insert(op.key.to_vec(), op.body.map(<[u8]>::to_vec));
         }
-        match op.body {
-            Some(body) => {
-                self.rows.insert((op.table, op.key.to_vec()), body.to_vec());
+    }
+
+    /// Takes one row that the tables hold, once the tail is there: table by table in the order of their numbers, each in
+    /// the order of its keys.
+    ///
+    /// # Errors
+    /// [`RecoverError`] names the table or the contradiction.
+    pub fn row(&mut self, table: Table, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+        if !Recovery::wants(table) {
+            return Ok(());
+        }
+        match self.tail.get_mut(&table).and_then(|rows| rows.remove(key)) {
+            Some(Some(later)) => self.load(table, key, &later),
+            Some(None) => Ok(()),
+            None => self.load(table, key, body),
+        }
+    }
+
+    fn load(&mut self, table: Table, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+        match table {
+            Table::Meta => {
+                self.core.meta = read::<MetaRow>(table, body)?;
+                self.core.recorded_now = self.core.meta.now;
             }
-            None => {
-                self.rows.remove(&(op.table, op.key.to_vec()));
+            Table::Tenant => {
+                self.core.tenants.entry(tenant_of(key)?).or_default().row = Some(read::<TenantRow>(table, body)?);
+            }
+            Table::Workflow => load_workflow(&mut self.core, key, body)?,
+            Table::Run => self.load_run(key, body)?,
+            Table::Task => self.load_task(key, body)?,
+            _ => {
+                self.others.entry(table).or_default().insert(key.to_vec(), body.to_vec());
             }
         }
+        Ok(())
+    }
+
+    fn load_run(&mut self, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+        let row = read::<RunRow>(Table::Run, body)?;
+        if row.state.ended() {
+            return Ok(());
+        }
+        let id = (tenant_of(key)?, RunId(second(key)?));
+        if let Some(parent) = row.parent {
+            self.children.push((id.0, parent.task.run, id.1));
+        }
+        self.coming.insert(id, Coming { row: body.into(), of_tasks: row.tasks, tasks: Vec::new() });
+        Ok(())
+    }
+
+    fn load_task(&mut self, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+        let task = row::key::task_of(key).ok_or_else(|| inconsistent("a task's key"))?;
+        let id = (tenant_of(key)?, task.run);
+        let Some(run) = self.coming.get_mut(&id) else { return Ok(()) };
+        // Rows come in key order, so a run's tasks come in the order of their index.
+        if run.tasks.len() != usize::from(task.index) {
+            return Err(inconsistent("a run with a missing task"));
+        }
+        run.tasks.reserve_exact(usize::from(run.of_tasks).saturating_sub(run.tasks.len()));
+        run.tasks.push(read::<TaskRow>(Table::Task, body)?);
+        if run.tasks.len() < usize::from(run.of_tasks) {
+            return Ok(());
+        }
+        let Some(Coming { row, tasks, .. }) = self.coming.remove(&id) else { return Ok(()) };
+        let row = read::<RunRow>(Table::Run, &row)?;
+        let Core { tenants, timers, limits, .. } = &mut self.core;
+        let tenant = tenants.entry(id.0).or_default();
+        let def =
+            tenant.versions.get(&row.version).cloned().ok_or_else(|| inconsistent("a run without its version"))?;
+        let run = Run::new(row, def, tasks);
+        derive_run(tenant, timers, id.0, id.1, &run);
+        tenant.runs.insert(id.1, run);
+        tenant.runs.rest(core::iter::once(id.1), limits.runs_awake_max);
+        Ok(())
     }
 
     /// Builds the core. Call [`Core::resume`] before anything else is decided.
     ///
     /// # Errors
     /// [`RecoverError`] names the table or the contradiction.
-    pub fn finish(mut self, limits: Limits) -> Result<Core, RecoverError> {
-        let mut core = Core::new(limits);
-        let mut rows: BTreeMap<Table, Rows> = BTreeMap::new();
-        while let Some(((table, key), body)) = self.rows.pop_first() {
-            rows.entry(table).or_default().push((key, body));
+    pub fn finish(mut self) -> Result<Core, RecoverError> {
+        for (table, rows) in core::mem::take(&mut self.tail) {
+            for (key, body) in rows {
+                if let Some(body) = body {
+                    self.load(table, &key, &body)?;
+                }
+            }
+        }
+        let Recovery { mut core, coming, children, others: mut rows, .. } = self;
+        if !coming.is_empty() {
+            return Err(inconsistent("a run with a missing task"));
         }
         let mut take = |table: Table| rows.remove(&table).unwrap_or_default();
-        for (_, body) in take(Table::Meta) {
-            core.meta = read::<MetaRow>(Table::Meta, &body)?;
-            core.recorded_now = core.meta.now;
-        }
-        for (key, body) in take(Table::Tenant) {
-            core.tenants.entry(tenant_of(&key)?).or_default().row = Some(read::<TenantRow>(Table::Tenant, &body)?);
-        }
-        for (key, body) in take(Table::Workflow) {
-            load_workflow(&mut core, &key, &body)?;
-        }
-        for (key, body) in take(Table::Run) {
-            load_run(&mut core, &key, &body)?;
-        }
-        for (key, body) in take(Table::Task) {
-            load_task(&mut core, &key, &body)?;
+        for (key, body) in take(Table::Pending) {
+            load_pending(&mut core, &key, &body)?;
         }
         for (key, body) in take(Table::Child) {
             load_child(&mut core, &key, &body)?;
         }
+        for (tenant, parent, child) in children {
+            let awake_max = core.limits.runs_awake_max;
+            let Some(runs) = core.tenants.get_mut(&tenant).map(|tenant| &mut tenant.runs) else { continue };
+            if let Some(run) = runs.get_mut(&parent) {
+                run.children.insert(child);
+            }
+            runs.rest(core::iter::empty(), awake_max);
+        }
         for (key, body) in take(Table::Worker) {
-            let worker = Worker::enrolled(read::<WorkerRow>(Table::Worker, &body)?);
-            core.tenants.entry(tenant_of(&key)?).or_default().workers.insert(WorkerId(second(&key)?), worker);
+            // What it has in hand is known from its tasks.
+            let (id, row) = (WorkerId(second(&key)?), read::<WorkerRow>(Table::Worker, &body)?);
+            let workers = &mut core.tenants.entry(tenant_of(&key)?).or_default().workers;
+            let Worker { running, taken, local, .. } = workers.remove(&id).unwrap_or_default();
+            workers.insert(id, Worker { running, taken, local, ..Worker::enrolled(row) });
         }
         for (key, body) in take(Table::Rate) {
             let name = row::key::rate_of(&key).ok_or_else(|| inconsistent("a rate limit's key"))?;
@@ -158,7 +256,7 @@ impl Recovery {
         let [streams, parts, groups, progress] =
             [Table::Stream, Table::StreamPart, Table::StreamGroup, Table::StreamProgress].map(&mut take);
         load_streams(&mut core, streams, parts, groups, progress)?;
-        derive(&mut core)?;
+        set_expiries(&mut core);
         Ok(core)
     }
 }
@@ -192,7 +290,7 @@ impl Core {
                     step.timers.set(until, tenant, TimerKey::WorkerLease(worker));
                 }
             }
-            for (&run, live) in &step.t.runs {
+            for (&run, live) in step.t.runs.awake() {
                 let judged =
                     live.tasks.iter().enumerate().filter(|(_, task)| matches!(task.state, TaskState::Judged { .. }));
                 for (index, _) in judged {
@@ -235,27 +333,14 @@ fn load_workflow(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), Recover
     Ok(())
 }
 
-fn load_run(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
-    let id = RunId(second(key)?);
-    let row = read::<RunRow>(Table::Run, body)?;
-    if row.state.ended() {
-        return Ok(());
-    }
-    let tenant = core.tenants.entry(tenant_of(key)?).or_default();
-    let def = tenant.versions.get(&row.version).cloned().ok_or_else(|| inconsistent("a run without its version"))?;
-    tenant.runs.insert(id, Run::new(row, def, Vec::new()));
-    Ok(())
-}
-
-fn load_task(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
-    let id = row::key::task_of(key).ok_or_else(|| inconsistent("a task's key"))?;
-    let tenant = core.tenants.entry(tenant_of(key)?).or_default();
-    let Some(run) = tenant.runs.get_mut(&id.run) else { return Ok(()) };
-    // Rows come in key order, so a run's tasks come in the order of their index.
-    if run.tasks.len() != usize::from(id.index) {
-        return Err(inconsistent("a run with a missing task"));
-    }
-    run.tasks.push(read::<TaskRow>(Table::Task, body)?);
+fn load_pending(core: &mut Core, key: &[u8], body: &[u8]) -> Result<(), RecoverError> {
+    let bad = || inconsistent("a pending entry without its task");
+    let (id, position) = (row::key::task_of(key).ok_or_else(bad)?, row::key::position_of(key).ok_or_else(bad)?);
+    let pending = Pending { apart: true, ..read::<Pending>(Table::Pending, body)? };
+    let (tenant_id, Core { tenants, timers, .. }) = (tenant_of(key)?, core);
+    let tenant = tenants.get_mut(&tenant_id).ok_or_else(bad)?;
+    derive_pending(&mut tenant.event_waits, timers, tenant_id, (id, position), &pending);
+    tenant.task_mut(id).ok_or_else(bad)?.pending.insert(position, pending);
     Ok(())
 }
 
@@ -339,84 +424,80 @@ fn stream_mut<'c>(
     core.tenants.get_mut(&tenant).and_then(|tenant| tenant.streams.get_mut(name)).ok_or_else(none)
 }
 
-/// Fills in what follows from the rows: queues, keys, workers' hands, waits, children, timers.
-fn derive(core: &mut Core) -> Result<(), RecoverError> {
-    let Core { tenants, timers, .. } = core;
-    for (&tenant_id, tenant) in tenants.iter_mut() {
-        let mut children: Vec<(RunId, RunId)> = Vec::new();
-        for (&run_id, run) in &tenant.runs {
-            if run.tasks.len() != usize::from(run.row.tasks) {
-                return Err(inconsistent("a run with a missing task"));
+/// Fills in what follows from a run and its tasks: queues, keys, workers' hands, waits, timers.
+fn derive_run(tenant: &mut Tenant, timers: &mut Timers, tenant_id: TenantId, run_id: RunId, run: &Run) {
+    if let (Some(_), Some(key)) = (run.def.key, &run.row.key) {
+        let queue = tenant.keys.entry((run.def.name.clone(), key.clone())).or_default();
+        match run.row.state {
+            RunState::Queued => {
+                queue.waiting.insert(waiting_spot(run_id, &run.row));
             }
-            if let Some(parent) = run.row.parent {
-                children.push((parent.task.run, run_id));
-            }
-            if let (Some(_), Some(key)) = (run.def.key, &run.row.key) {
-                let queue = tenant.keys.entry((run.def.name.clone(), key.clone())).or_default();
-                match run.row.state {
-                    RunState::Queued => {
-                        queue.waiting.insert(waiting_spot(run_id, &run.row));
-                    }
-                    _ => {
-                        queue.live.insert(run_id);
-                    }
-                }
-            }
-            for (index, task) in run.tasks.iter().enumerate() {
-                let id = TaskId { run: run_id, index: index as u16 };
-                let def = &run.def.tasks[index];
-                match &task.state {
-                    TaskState::Queued { since } => {
-                        let (spot, wants) = (spot_of(run, id, *since), Arc::new(wants_of(run, id.index)));
-                        let lines = tenant.queues.entry(def.action.clone()).or_default();
-                        lines.entry(wants).or_default().insert(spot);
-                        if let Some(timeout) = def.schedule_timeout_ms {
-                            timers.set(since.saturating_add(timeout), tenant_id, TimerKey::ScheduleTimeout(id));
-                        }
-                    }
-                    TaskState::Running { worker, local, deadline, .. } => {
-                        let known = tenant.workers.entry(*worker).or_insert_with(Worker::default);
-                        known.local = *local;
-                        if task.slots_released {
-                            known.running.insert(id);
-                        } else {
-                            known.take(id, &def.slots);
-                        }
-                        if let Some(deadline) = deadline {
-                            timers.set(*deadline, tenant_id, TimerKey::ExecutionTimeout(id));
-                        }
-                    }
-                    TaskState::Backoff { until } => timers.set(*until, tenant_id, TimerKey::Backoff(id)),
-                    TaskState::Blocked
-                    | TaskState::Judged { .. }
-                    | TaskState::Suspended { .. }
-                    | TaskState::Parked
-                    | TaskState::Completed
-                    | TaskState::Failed
-                    | TaskState::Cancelled
-                    | TaskState::Skipped => {}
-                }
-                for (position, pending) in &task.pending {
-                    if let Some(deadline) = pending.deadline {
-                        timers.set(deadline, tenant_id, TimerKey::Entry(id, *position));
-                    }
-                    if let PendingKind::Event { name, scope } = &pending.kind {
-                        let waits = tenant.event_waits.entry(name.clone()).or_default();
-                        waits.entry(scope.clone()).or_default().insert((id, *position));
-                    }
-                }
+            _ => {
+                queue.live.insert(run_id);
             }
         }
-        for (parent, child) in children {
-            if let Some(run) = tenant.runs.get_mut(&parent) {
-                run.children.insert(child);
+    }
+    for (index, task) in run.tasks.iter().enumerate() {
+        let id = TaskId { run: run_id, index: index as u16 };
+        let def = &run.def.tasks[index];
+        match &task.state {
+            TaskState::Queued { since } => {
+                let (spot, wants) = (spot_of(run, id, *since), Arc::new(wants_of(run, id.index)));
+                let lines = tenant.queues.entry(def.action.clone()).or_default();
+                lines.entry(wants).or_default().insert(spot);
+                if let Some(timeout) = def.schedule_timeout_ms {
+                    timers.set(since.saturating_add(timeout), tenant_id, TimerKey::ScheduleTimeout(id));
+                }
             }
+            TaskState::Running { worker, local, deadline, .. } => {
+                let known = tenant.workers.entry(*worker).or_default();
+                known.local = *local;
+                if task.slots_released {
+                    known.running.insert(id);
+                } else {
+                    known.take(id, &def.slots);
+                }
+                if let Some(deadline) = deadline {
+                    timers.set(*deadline, tenant_id, TimerKey::ExecutionTimeout(id));
+                }
+            }
+            TaskState::Backoff { until } => timers.set(*until, tenant_id, TimerKey::Backoff(id)),
+            TaskState::Blocked
+            | TaskState::Judged { .. }
+            | TaskState::Suspended { .. }
+            | TaskState::Parked
+            | TaskState::Completed
+            | TaskState::Failed
+            | TaskState::Cancelled
+            | TaskState::Skipped => {}
         }
+        for (position, pending) in &task.pending {
+            derive_pending(&mut tenant.event_waits, timers, tenant_id, (id, *position), pending);
+        }
+    }
+}
+
+fn derive_pending(
+    event_waits: &mut BTreeMap<String, EventWaits>,
+    timers: &mut Timers,
+    tenant: TenantId,
+    entry: (TaskId, u32),
+    pending: &Pending,
+) {
+    if let Some(deadline) = pending.deadline {
+        timers.set(deadline, tenant, TimerKey::Entry(entry.0, entry.1));
+    }
+    if let PendingKind::Event { name, scope } = &pending.kind {
+        event_waits.entry(name.clone()).or_default().entry(scope.clone()).or_default().insert(entry);
+    }
+}
+
+fn set_expiries(core: &mut Core) {
+    for (&tenant_id, tenant) in &mut core.tenants {
         let expiring: BTreeSet<_> = tenant.idempotency.iter().map(|(key, row)| (row.expires_at, key.clone())).collect();
         if let Some((due, _)) = expiring.first() {
-            timers.set(*due, tenant_id, TimerKey::Idempotency);
+            core.timers.set(*due, tenant_id, TimerKey::Idempotency);
         }
         tenant.expiring = expiring;
     }
-    Ok(())
 }

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{MessageId, Ms, PayloadId, RunId, TaskId, VersionId, WorkerId};
@@ -412,7 +413,8 @@ pub struct TaskRow {
     pub losses: u32,
     /// Entries in its journal.
     pub journal_len: u32,
-    /// Journal entries not complete yet.
+    /// Journal entries not complete yet. In a stored row only those that are recorded with it: see [`Pending::apart`].
+    #[serde(serialize_with = "with_task")]
     pub pending: BTreeMap<u32, Pending>,
     /// Signals sent to it and not taken yet: name and payload.
     pub signals: VecDeque<(String, PayloadRef)>,
@@ -479,6 +481,21 @@ impl TaskRow {
     }
 }
 
+impl TaskRow {
+    /// How many of its pending entries are recorded with it.
+    pub fn pending_with_it(&self) -> usize {
+        self.pending.values().filter(|pending| !pending.apart).count()
+    }
+}
+
+/// Writes the pending entries that are recorded with their task.
+fn with_task<S: serde::Serializer>(pending: &BTreeMap<u32, Pending>, to: S) -> Result<S::Ok, S::Error> {
+    let with = || pending.iter().filter(|(_, pending)| !pending.apart);
+    let mut map = to.serialize_map(Some(with().count()))?;
+    with().try_for_each(|(position, pending)| map.serialize_entry(position, pending))?;
+    map.end()
+}
+
 impl Default for TaskRow {
     fn default() -> Self {
         TaskRow::new()
@@ -501,6 +518,7 @@ pub struct JournalRow {
 }
 
 impl Row for JournalRow {}
+impl Row for Pending {}
 impl Row for MessageRow {}
 
 impl Row for InboxRow {

@@ -17,8 +17,8 @@ use crate::machine::{Core, Step};
 use crate::place::Wants;
 use crate::rate::Rate;
 use crate::reply::{Counts, Refusal, Reply};
-use crate::row::{self, IdempotencyRow, PayloadRef, RunState, TaskRow, TaskState, TenantRow, TokenRow, WorkflowRow};
-use crate::run::Run;
+use crate::resting::Runs;
+use crate::row::{self, IdempotencyRow, PayloadRef, TaskRow, TenantRow, TokenRow, WorkflowRow};
 use crate::stream::group::Handing;
 use crate::stream::{IdMarks, Stream};
 use crate::task::Spot;
@@ -39,7 +39,7 @@ pub(crate) struct Tenant {
     pub(crate) versions: BTreeMap<VersionId, Arc<WorkflowDef>>,
     pub(crate) created: BTreeMap<VersionId, Ms>,
     pub(crate) current: BTreeMap<String, VersionId>,
-    pub(crate) runs: BTreeMap<RunId, Run>,
+    pub(crate) runs: Runs,
     pub(crate) keys: BTreeMap<(String, String), KeyQueue>,
     pub(crate) inboxes: BTreeMap<(String, String), Inbox>,
     /// Tasks waiting for a worker, by action and by what they want of it.
@@ -138,36 +138,11 @@ impl Tenant {
 
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = Counts {
-            runs_live: self.runs.len() as u64,
             messages_unread: self.inboxes.values().map(|inbox| inbox.unread.len() as u64).sum(),
             workers: self.workers.values().filter(|worker| worker.connected).count() as u64,
             ..Counts::default()
         };
-        for run in self.runs.values() {
-            match run.row.state {
-                RunState::Queued => counts.runs_queued += 1,
-                RunState::Parked => counts.runs_parked += 1,
-                RunState::Running => {}
-                RunState::Completed | RunState::Failed | RunState::Cancelled | RunState::Superseded => {
-                    unreachable!("a run that ended is not resident")
-                }
-            }
-            for task in &run.tasks {
-                match task.state {
-                    TaskState::Queued { .. } => counts.tasks_queued += 1,
-                    TaskState::Running { .. } => counts.tasks_running += 1,
-                    TaskState::Suspended { .. } => counts.tasks_suspended += 1,
-                    TaskState::Blocked
-                    | TaskState::Judged { .. }
-                    | TaskState::Backoff { .. }
-                    | TaskState::Parked
-                    | TaskState::Completed
-                    | TaskState::Failed
-                    | TaskState::Cancelled
-                    | TaskState::Skipped => {}
-                }
-            }
-        }
+        self.runs.count(&mut counts);
         counts
     }
 }

@@ -59,11 +59,13 @@ pub enum Table {
     StreamGroup = 23,
     /// How far groups have come.
     StreamProgress = 24,
+    /// Journal entries that are not complete, of tasks with many.
+    Pending = 25,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 24] = [
+    pub const ALL: [Table; 25] = [
         Table::Meta,
         Table::Tenant,
         Table::Workflow,
@@ -88,6 +90,7 @@ impl Table {
         Table::StreamEntryId,
         Table::StreamGroup,
         Table::StreamProgress,
+        Table::Pending,
     ];
 
     /// The table with this number.

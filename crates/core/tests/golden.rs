@@ -134,7 +134,7 @@ fn workflow() -> WorkflowDef {
 }
 
 fn pending(entry: EntryKind, deadline: Option<u64>, kind: PendingKind) -> Pending {
-    Pending { entry, label: "e".into(), fingerprint: 9, requested_at: 10, deadline, kind }
+    Pending { entry, label: "e".into(), fingerprint: 9, requested_at: 10, deadline, kind, apart: false }
 }
 
 fn task(state: TaskState) -> TaskRow {
@@ -250,6 +250,7 @@ fn rows_of_a_run() {
         done: Some((6, Completion::Messages(messages))),
     };
     pin("journal", &entry, JOURNAL);
+    pin("pending", &pending(EntryKind::Spawn, Some(300), PendingKind::Child { run: OTHER }), PENDING);
 }
 
 #[test]
@@ -527,7 +528,7 @@ fn keys_of_rows() {
     assert_eq!(key::stream_progress_of(&keys[23]), Some("router"));
     assert!(keys.iter().all(|key| key::tenant_of(key) == Some(TENANT)));
     let numbers: Vec<u8> = Table::ALL.iter().map(|table| *table as u8).collect();
-    assert_eq!(numbers, (1..=24).collect::<Vec<u8>>(), "the tables' numbers are on disk");
+    assert_eq!(numbers, (1..=25).collect::<Vec<u8>>(), "the tables' numbers are on disk");
 }
 
 #[test]
@@ -580,6 +581,7 @@ const CHILD: &str = "0183808080808080808081c083808080809103056368696c64";
 const LOG: &str = "0102ac0204696e666f046c696e65027b7d";
 const WORKER_ROW: &str = "0101770103616374020764656661756c74640367707502020372616d0140047a6f6e650002657501b0ea01010373\
     646b";
+const PENDING: &str = "01070165090a01ac020483808080808080808081c083808080809103";
 const RATE: &str = "01ac02e807070501";
 const RUN_ROW_3: &str = "03036a6f6288808080808080808081c0838080808091030501016b070185808080808080808081c083808080809103\
     ac020001037768790182808080808080808081c083808080809103020401000183808080808080808081c083808080809103\

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use mainspring_core::journal::Pending;
 use mainspring_core::limit::Limits;
 use mainspring_core::recover::{RecoverError, Recovery};
 use mainspring_core::row::{self, DocumentRow, EventRow, PayloadRef, Row, RunRow, TaskRow};
@@ -290,12 +291,19 @@ impl Engine {
         self.row(tenant, Table::Run, row::key::run(tenant, id)).await
     }
 
-    /// A task.
+    /// A task, with all that it waits for.
     ///
     /// # Errors
     /// [`EngineError::Unreadable`].
     pub async fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskRow>, EngineError> {
-        self.row(tenant, Table::Task, row::key::task(tenant, id)).await
+        let task: Option<TaskRow> = self.row(tenant, Table::Task, row::key::task(tenant, id)).await?;
+        match task {
+            // Only of one that asked for more than that can some entries be recorded apart from it.
+            Some(task) if !task.state.ended() && task.journal_len as usize > Pending::WITH_TASK_MAX => {
+                self.read(tenant, move |reader| reader.with_pending(tenant, id, task)).await.map(Some)
+            }
+            other => Ok(other),
+        }
     }
 
     /// A document, also one that has expired.
@@ -447,10 +455,11 @@ struct Opened {
 
 fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Result<Opened, OpenError> {
     let (store, world) = (&options.store, &options.world);
-    let mut recovery = Recovery::new();
+    // What may be removed while a decision about it is under way must not be decided on.
+    let replay_ms = options.limits.replay_ms.min(options.retention.runs_ms / 2);
+    let mut recovery = Recovery::new(Limits { replay_ms, ..options.limits });
     let (tables, rows) = store.open_tables(number)?;
     let applied = tables.applied()?;
-    tables.live_rows(&mut |op| recovery.apply(op))?;
     let unapplied = Arc::new(Unapplied::new(applied));
     let seed = world.chance().map_err(|cause| OpenError::System { what: "randomness", cause })?;
     // If another process has the partition, its log says so here, before anything was decided on what was read.
@@ -460,7 +469,7 @@ fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Resul
             let batch = Batch::new(position, bytes.to_vec());
             for op in batch.ops() {
                 match op {
-                    Ok(op) => recovery.apply(op),
+                    Ok(op) => recovery.later(op),
                     Err(source) => {
                         broken.get_or_insert(TablesError::Batch { position, source });
                     }
@@ -471,9 +480,17 @@ fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Resul
     if let Some(broken) = broken {
         return Err(broken.into());
     }
-    // What may be removed while a decision about it is under way must not be decided on.
-    let replay_ms = options.limits.replay_ms.min(options.retention.runs_ms / 2);
-    let core = recovery.finish(Limits { replay_ms, ..options.limits })?;
+    // After the tail, so that each row becomes what it is now as it comes, and none is kept twice.
+    let mut refused = None;
+    tables.live_rows(&mut |op| {
+        if let (None, Some(body)) = (&refused, op.body) {
+            refused = recovery.row(op.table, op.key, body).err();
+        }
+    })?;
+    if let Some(refused) = refused {
+        return Err(refused.into());
+    }
+    let core = recovery.finish()?;
     let mut decider = Decider::new(core, seed, &**world);
     let now = decider.now(&**world);
     decider.resume(now);

@@ -99,7 +99,8 @@ fn further(table: Table, bodies: &[&[u8]]) -> Result<Vec<Box<dyn ToSql + Sync>>,
         | Table::StreamEntry
         | Table::StreamEntryId
         | Table::StreamGroup
-        | Table::StreamProgress => Vec::new(),
+        | Table::StreamProgress
+        | Table::Pending => Vec::new(),
     })
 }
 

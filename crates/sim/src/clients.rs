@@ -327,7 +327,7 @@ pub async fn start(host: Host, tenant: TenantId) {
             "limited", "heavy", "checked", "checked", "parent", "trip", "trip",
         ]);
         let text = format!("{}run {nth}.", marker(tenant.0));
-        let input = Bytes::from(json!({ "text": text, "variant": chance.below(64) }).to_string());
+        let input = Bytes::from(json!({ "text": text, "variant": chance.below(128) }).to_string());
         let keyed = matches!(workflow, "job" | "single" | "newest");
         let start = Start {
             workflow: workflow.to_owned(),

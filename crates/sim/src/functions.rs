@@ -172,6 +172,9 @@ async fn saga(own: Own, ctx: Context, input: Value) -> Result<Value, Failure> {
             Err(other) => return Err(other),
         }
     }
+    if variant & 64 != 0 {
+        many_children(&own, &ctx, text).await?;
+    }
     let policy =
         RetryPolicy { attempts_max: 3, backoff: Duration::from_millis(20), backoff_max: Duration::from_millis(100) };
     let flaky = ctx.run_retrying("flaky", policy, |_| async {
@@ -185,6 +188,23 @@ async fn saga(own: Own, ctx: Context, input: Value) -> Result<Value, Failure> {
     own.once_after(&ctx, "last", 30, Some("once noted last")).await?;
     noted(&ctx, "once noted behind", text).await?;
     Ok(json!({ "text": text }))
+}
+
+/// More children at once than are recorded with the task that waits for them.
+async fn many_children(own: &Own, ctx: &Context, text: &str) -> Result<(), Failure> {
+    let mut calls = Vec::new();
+    for nth in 0..7 {
+        let options = SpawnOptions { key: Some(format!("key-{}", nth % 2)), ..SpawnOptions::default() };
+        calls.push(ctx.spawn("job", &json!({ "text": format!("{text}:{nth}") }), options).await?);
+    }
+    for call in calls {
+        match call.result::<Value>().await {
+            Ok(_) => own.host.sim().sometimes("one of many children was waited for"),
+            Err(Failure::Child { .. }) => own.host.sim().sometimes("a child did not complete"),
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(())
 }
 
 /// Bookings, each of which can be undone: if the trip fails, or somebody changes their mind, none may stand.

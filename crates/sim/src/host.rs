@@ -183,7 +183,14 @@ impl Host {
         let options = EngineOptions {
             world: self.0.clock.clone(),
             partitions,
-            limits: Limits { worker_grace_ms: 800, losses_max: 5, idempotency_ttl_ms: 3_600_000, ..Limits::default() },
+            limits: Limits {
+                worker_grace_ms: 800,
+                losses_max: 5,
+                idempotency_ttl_ms: 3_600_000,
+                // So few that many rest, and are woken in every state they can be in.
+                runs_awake_max: 3,
+                ..Limits::default()
+            },
             retention: Retention::default(),
             ..EngineOptions::on(Arc::new(store))
         };

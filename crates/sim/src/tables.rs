@@ -169,7 +169,8 @@ fn readable(table: Table, body: &[u8]) -> Result<(), TablesError> {
         | Table::StreamEntry
         | Table::StreamEntryId
         | Table::StreamGroup
-        | Table::StreamProgress => Ok(()),
+        | Table::StreamProgress
+        | Table::Pending => Ok(()),
     };
     read.map_err(|source| TablesError::Row { table, source })
 }
@@ -204,7 +205,8 @@ impl TableStore for SimTables {
                 | Table::Stream
                 | Table::StreamPart
                 | Table::StreamGroup
-                | Table::StreamProgress => true,
+                | Table::StreamProgress
+                | Table::Pending => true,
                 Table::StreamEntry | Table::StreamEntryId => false,
                 Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => {
                     false

@@ -126,6 +126,7 @@ impl Witness {
                         | Table::Revision
                         | Table::StreamPart
                         | Table::StreamProgress
+                        | Table::Pending
                 ) {
                     books.violated(format!("a row of {:?} was deleted", op.table));
                 }
@@ -289,6 +290,7 @@ fn fact_of(op: Op<'_>) -> Option<Fact> {
         | Table::StreamEntry
         | Table::StreamEntryId
         | Table::StreamGroup
-        | Table::StreamProgress => Fact::Other,
+        | Table::StreamProgress
+        | Table::Pending => Fact::Other,
     })
 }

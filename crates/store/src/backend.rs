@@ -113,7 +113,7 @@ pub trait TableStore: Send + Debug {
     /// [`TablesError`], as in every function here. [`TablesError::Fenced`]: another process has the partition; stop.
     fn applied(&self) -> Result<u64, TablesError>;
 
-    /// Shows every row a restart needs, table by table, in key order: the live runs with their tasks, the messages that
+    /// Shows every row a restart needs, table by table in the order of their numbers, in key order: the live runs with their tasks, the messages that
     /// are not done, and the whole of small tables.
     fn live_rows(&self, each: &mut dyn FnMut(Op<'_>)) -> Result<(), TablesError>;
 

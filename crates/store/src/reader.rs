@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mainspring_core::id::{PayloadId, RunId, TaskId, TenantId};
+use mainspring_core::journal::Pending;
 use mainspring_core::row::{self, DocumentRow, EventRow, JournalRow, LogRow, MessageRow, RunRow, TaskRow};
 use mainspring_core::{DocumentKey, Fact, MessageId, Need, Table};
 
@@ -101,7 +102,7 @@ impl Reader {
         self.row(Table::Run, &row::key::run(tenant, id))
     }
 
-    /// A task.
+    /// A task, with the pending entries that are recorded with it: see [`Reader::with_pending`].
     ///
     /// # Errors
     /// [`TablesError`].
@@ -109,7 +110,19 @@ impl Reader {
         self.row(Table::Task, &row::key::task(tenant, id))
     }
 
-    /// All tasks of a run, in order.
+    /// A task as it was read, with the pending entries that are recorded apart from it.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn with_pending(&self, tenant: TenantId, id: TaskId, mut task: TaskRow) -> Result<TaskRow, TablesError> {
+        for (key, body) in self.prefixed(Table::Pending, &row::key::task(tenant, id))? {
+            let pending = Pending { apart: true, ..decode(Table::Pending, &body)? };
+            task.pending.insert(row::key::position_of(&key).unwrap_or(u32::MAX), pending);
+        }
+        Ok(task)
+    }
+
+    /// All tasks of a run, in order, each as [`Reader::task`] gives it.
     ///
     /// # Errors
     /// [`TablesError`].

@@ -23,7 +23,7 @@ struct Mutation {
 /// Seeds within which each must be found.
 const SEEDS_MAX: u64 = 2_000;
 
-const MUTATIONS: [Mutation; 38] = [
+const MUTATIONS: [Mutation; 39] = [
     Mutation {
         name: "acknowledge before durable",
         file: "crates/engine/src/commit.rs",
@@ -50,6 +50,12 @@ const MUTATIONS: [Mutation; 38] = [
         file: "crates/core/src/inbox.rs",
         right: "        if inbox.unread.is_empty() {\n            let gone = self.t.inboxes.remove(&place);",
         wrong: "        if BUG || inbox.unread.is_empty() {\n            let gone = self.t.inboxes.remove(&place);",
+    },
+    Mutation {
+        name: "leave what has come among what is waited for",
+        file: "crates/core/src/journal.rs",
+        right: "        if pending.apart {\n            self.out.delete(",
+        wrong: "        if pending.apart && !BUG {\n            self.out.delete(",
     },
     Mutation {
         name: "fire a timer early",

@@ -1,5 +1,6 @@
 //! One measurement: an engine in a fresh directory, callers, a worker, and what came of it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -132,7 +133,16 @@ impl Load {
             }
             None => EngineOptions::new(dir.path()),
         };
-        let engine = Engine::open(&options)?;
+        self.measure_on(&options)
+    }
+
+    /// On a store of an earlier measurement, or one that was filled.
+    pub(crate) fn measure_in(self, dir: &Path) -> anyhow::Result<Measured> {
+        self.measure_on(&EngineOptions::new(dir))
+    }
+
+    fn measure_on(self, options: &EngineOptions) -> anyhow::Result<Measured> {
+        let engine = Engine::open(options)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(self.threads).enable_time().build()?;
         let measured = runtime.block_on(self.drive(&engine));
         drop(runtime);
@@ -143,6 +153,7 @@ impl Load {
     async fn drive(self, engine: &Engine) -> anyhow::Result<Measured> {
         engine.submit(TENANT, Command::PutTenant { name: "bench".into() }).await?;
         engine.submit(TENANT, Command::PutWorkflow { def: self.work.definition() }).await?;
+        let before = self.work.found(engine).await?;
         let signals = Arc::new(Signals::default());
         let worker = Worker::start(engine, WORKFLOW, signals.clone()).await?;
         let turns = Arc::new(Semaphore::new(0));
@@ -178,7 +189,7 @@ impl Load {
         }
         let drain_seconds = stopped.elapsed().as_secs_f64();
         worker.stop().await?;
-        let (accepted, found) = (signals.accepted.load(Ordering::Relaxed), self.work.found(engine).await?);
+        let (accepted, found) = (signals.accepted.load(Ordering::Relaxed), self.work.found(engine).await? - before);
         if accepted != found {
             bail!("{accepted} were accepted, and {found} are in the tables as done");
         }

@@ -231,7 +231,11 @@ impl Step<'_> {
                     self.timers.set(deadline, self.tenant, TimerKey::Entry(id, position));
                 }
                 if let Some(task) = self.t.task_mut(id) {
-                    let pending = Pending { entry, label, fingerprint, requested_at: now, deadline, kind };
+                    let apart = task.pending_with_it() >= Pending::WITH_TASK_MAX;
+                    let pending = Pending { entry, label, fingerprint, requested_at: now, deadline, kind, apart };
+                    if apart {
+                        self.out.put(Table::Pending, &row::key::journal(self.tenant, id, position), &pending);
+                    }
                     task.pending.insert(position, pending);
                 }
                 Reply::EntryPending { child }

@@ -58,7 +58,7 @@ fn check_tasks(tables: &Tables, runs: &BTreeMap<(TenantId, RunId), RunRow>) {
         .map(|(row, message)| key::inbox(tenant_of(row), &message.workflow, &message.key))
         .collect();
     let mut counted: BTreeMap<(TenantId, RunId), (u16, u16)> = BTreeMap::new();
-    for (key, task) in tables.all::<TaskRow>(Table::Task) {
+    for (key, task) in tables.tasks() {
         let (tenant, id) = (tenant_of(key), task_of(key));
         let run = &runs[&(tenant, id.run)];
         let tasks = counted.entry((tenant, id.run)).or_default();

@@ -112,6 +112,7 @@ impl Load {
             idempotency_ttl_ms: 5_000,
             document_mark_ms: 200,
             fact_age_ms_max: 100,
+            runs_awake_max: 3,
             ..Limits::default()
         };
         let mut load = Load {

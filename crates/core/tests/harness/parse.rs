@@ -317,7 +317,7 @@ impl Line {
 
     /// `limits NAME=N ...`.
     pub fn limits(&self) -> Limits {
-        let mut limits = Limits::default();
+        let mut limits = Limits { runs_awake_max: 0, ..Limits::default() };
         for (name, value) in &self.options {
             let number: usize = value.parse().expect("a limit is a number");
             match name.as_str() {
@@ -362,6 +362,7 @@ impl Line {
                 "stream_entry" => limits.stream_entry_bytes_max = number,
                 "stream_in_hand" => limits.stream_in_hand_max = number as u64,
                 "stream_partitions" => limits.stream_partitions_max = number,
+                "awake" => limits.runs_awake_max = number,
                 "copies" => limits.event_copies_bytes_max = number,
                 other => panic!("no limit {other:?}"),
             }

@@ -47,7 +47,7 @@ impl Scenario {
     pub fn new(mode: Mode) -> Self {
         Scenario {
             mode,
-            world: World::new(Limits::default(), 7),
+            world: World::new(Limits { runs_awake_max: 0, ..Limits::default() }, 7),
             names: Names::default(),
             tenant: TenantId(0),
             dispatches: Vec::new(),

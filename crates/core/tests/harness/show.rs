@@ -117,6 +117,7 @@ pub fn change(op: Op<'_>) -> Option<String> {
             Table::Worker => Some(worker_of(op.key).to_string()),
             Table::Document => key::document_of(op.key).map(|key| format!("{}/{}", key.kind, key.name)),
             Table::Revision => Some(revision(op.key)),
+            Table::Pending => Some(entry_of(op.key)),
             Table::StreamGroup | Table::StreamProgress | Table::StreamPart => Some(streams::key_of(op.table, op.key)),
             _ => None,
         };
@@ -182,6 +183,7 @@ pub fn change(op: Op<'_>) -> Option<String> {
             let done = row.done.map_or_else(|| "pending".to_owned(), |(_, done)| completion(&done));
             format!("journal {}.{position} {}{label}: {done}", task_of(op.key), row.kind.word())
         }
+        Table::Pending => format!("pending {} {}", entry_of(op.key), waits_for(&decode(body).expect(expect))),
         Table::Message => {
             let row: MessageRow = decode(body).expect(expect);
             let state = match row.state {
@@ -257,6 +259,10 @@ pub fn change(op: Op<'_>) -> Option<String> {
         }
     };
     Some(format!("+ {line}"))
+}
+
+fn entry_of(row: &[u8]) -> String {
+    format!("{}.{}", task_of(row), key::position_of(row).expect("an entry's key holds the position"))
 }
 
 fn document(row: &DocumentRow) -> String {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use mainspring_core::command::{Fact, Facts, Need};
 use mainspring_core::id::{MessageId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
+use mainspring_core::journal::Pending;
 use mainspring_core::limit::Limits;
 use mainspring_core::recover::Recovery;
-use mainspring_core::row::{self, ChildRow, Row, StreamEntryRow, StreamPartRow, key};
+use mainspring_core::row::{self, ChildRow, Row, StreamEntryRow, StreamPartRow, TaskRow, key};
 use mainspring_core::stream::Place;
-use mainspring_core::write::{Op, Table, ops};
+use mainspring_core::write::{Table, ops};
 use mainspring_core::{Command, Core, PayloadId};
 
 /// All rows ever written and not deleted.
@@ -31,11 +32,12 @@ impl Tables {
 
     /// A core as a restart would build it from these rows.
     pub fn recover(&self, limits: Limits) -> Core {
-        let mut recovery = Recovery::new();
+        let mut recovery = Recovery::new(limits);
+        let expect = "rows the core wrote make a core";
         for ((table, key), body) in &self.rows {
-            recovery.apply(Op { table: *table, key, body: Some(body) });
+            recovery.row(*table, key, body).expect(expect);
         }
-        recovery.finish(limits).expect("rows the core wrote make a core")
+        recovery.finish().expect(expect)
     }
 
     /// The facts the core asks for, as the engine would load them.
@@ -109,6 +111,23 @@ impl Tables {
             .range((table, Vec::new())..)
             .take_while(move |((of, _), _)| *of == table)
             .map(|((_, key), body)| (key.as_slice(), row::decode(body).expect("a row just written decodes")))
+    }
+
+    /// All tasks with their keys, each with the pending entries that have rows of their own.
+    pub fn tasks(&self) -> BTreeMap<&[u8], TaskRow> {
+        let mut tasks: BTreeMap<&[u8], TaskRow> = self.all::<TaskRow>(Table::Task).collect();
+        for (key, pending) in self.all::<Pending>(Table::Pending) {
+            let (id, position) = (task_of(key), key::position_of(key).expect("an entry's key holds the position"));
+            let task = tasks.get_mut(&key[..key.len() - 4]).expect("a pending entry has a task");
+            assert!(!task.state.ended(), "{id} has ended and left what it waited for behind");
+            let with_it = task.pending.insert(position, Pending { apart: true, ..pending });
+            assert!(with_it.is_none(), "{id}.{position} is recorded twice");
+        }
+        for (key, task) in &tasks {
+            let with_it = task.pending_with_it();
+            assert!(with_it <= Pending::WITH_TASK_MAX, "{} has {with_it} entries in its row", task_of(key));
+        }
+        tasks
     }
 
     /// All rows as they are.

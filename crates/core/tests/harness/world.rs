@@ -188,7 +188,7 @@ impl World {
 
     /// A pending entry must not be loaded, as it could complete meanwhile; a complete one must be.
     fn check_needs(&self) {
-        for (key, task) in self.tables.all::<TaskRow>(Table::Task) {
+        for (key, task) in self.tables.tasks() {
             let TaskState::Running { worker, .. } = task.state else { continue };
             let (tenant, id) = (tenant_of(key), task_of(key));
             let (worker, invocation) = (Some(worker), Some(task.invocation));

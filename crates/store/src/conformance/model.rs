@@ -159,7 +159,8 @@ impl Model {
             | Table::Stream
             | Table::StreamPart
             | Table::StreamGroup
-            | Table::StreamProgress => self.rows(table, |_, _| true),
+            | Table::StreamProgress
+            | Table::Pending => self.rows(table, |_, _| true),
             Table::StreamEntry | Table::StreamEntryId => RawRows::new(),
             Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => {
                 RawRows::new()
@@ -260,7 +261,9 @@ impl Writer {
             Table::Workflow => key::workflow(tenant, VersionId(id)),
             Table::Run => key::run(tenant, RunId(id)),
             Table::Task => key::task(tenant, task),
-            Table::Journal => key::journal(tenant, task, self.chance.pick(&[0, 1, 0xff, 0x100, u32::MAX])),
+            Table::Journal | Table::Pending => {
+                key::journal(tenant, task, self.chance.pick(&[0, 1, 0xff, 0x100, u32::MAX]))
+            }
             Table::Message => key::message(tenant, MessageId(id)),
             Table::Inbox => key::inbox(tenant, self.chance.pick(&WORKFLOWS), text),
             Table::Event => {
@@ -343,7 +346,8 @@ impl Writer {
             | Table::StreamEntry
             | Table::StreamEntryId
             | Table::StreamGroup
-            | Table::StreamProgress => out.put(table, key, &number(at)),
+            | Table::StreamProgress
+            | Table::Pending => out.put(table, key, &number(at)),
         }
     }
 }

@@ -99,7 +99,8 @@ impl<'t> TableWriter<'t> {
             | Table::StreamEntry
             | Table::StreamEntryId
             | Table::StreamGroup
-            | Table::StreamProgress => "(key, body) VALUES (?1,?2)",
+            | Table::StreamProgress
+            | Table::Pending => "(key, body) VALUES (?1,?2)",
         };
         Ok(TableWriter {
             table,
@@ -158,7 +159,8 @@ impl<'t> TableWriter<'t> {
             | Table::StreamEntry
             | Table::StreamEntryId
             | Table::StreamGroup
-            | Table::StreamProgress => {
+            | Table::StreamProgress
+            | Table::Pending => {
                 self.put.execute(params![key, body])?;
             }
         }

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 /// The schema this release writes.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 /// The SQL name of a table, wherever it is kept.
 pub fn name_of(table: Table) -> &'static str {
@@ -34,6 +34,7 @@ pub fn name_of(table: Table) -> &'static str {
         Table::StreamEntryId => "stream_entry_ids",
         Table::StreamGroup => "stream_groups",
         Table::StreamProgress => "stream_progress",
+        Table::Pending => "pending",
     }
 }
 
@@ -65,6 +66,7 @@ pub(super) fn live_query(table: Table) -> Option<&'static str> {
         Table::StreamPart => Some("SELECT key, body FROM stream_parts"),
         Table::StreamGroup => Some("SELECT key, body FROM stream_groups"),
         Table::StreamProgress => Some("SELECT key, body FROM stream_progress"),
+        Table::Pending => Some("SELECT key, body FROM pending"),
         Table::Journal | Table::Event | Table::Payload | Table::Log | Table::Document | Table::Revision => None,
         Table::StreamEntry | Table::StreamEntryId => None,
     }
@@ -81,6 +83,7 @@ pub(super) fn new_in(version: i64) -> &'static [Table] {
         2 => &Table::ALL[12..16],
         3 => &Table::ALL[16..18],
         5 => &Table::ALL[18..24],
+        6 => &Table::ALL[24..25],
         _ => &[],
     }
 }
@@ -116,7 +119,8 @@ pub(super) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<
             | Table::StreamEntry
             | Table::StreamEntryId
             | Table::StreamGroup
-            | Table::StreamProgress => "",
+            | Table::StreamProgress
+            | Table::Pending => "",
         };
         // Payloads can be large, and large rows make a WITHOUT ROWID tree deep.
         let large = matches!(table, Table::Payload | Table::Document | Table::Revision);
