@@ -10,6 +10,8 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::cork::Corked;
+
 /// Requests at work over one connection: over that of a peer come those of all its clients, event streams among them.
 const STREAMS_MAX: u32 = 100_000;
 /// How long to wait before the next connection is taken when the system has nothing left for it.
@@ -42,7 +44,7 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router) {
         let (builder, service) = (builder.clone(), TowerToHyperService::new(routes.clone()));
         tokio::spawn(async move {
             // How a connection ends is its client's affair.
-            let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+            let _ = builder.serve_connection_with_upgrades(TokioIo::new(Corked::new(stream)), service).await;
         });
     }
 }

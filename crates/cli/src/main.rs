@@ -2,6 +2,7 @@
 
 mod bus;
 mod config;
+mod cork;
 mod listen;
 mod local;
 mod mcp;

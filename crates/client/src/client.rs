@@ -162,21 +162,27 @@ impl Client {
         input: &impl Serialize,
         options: StartOptions,
     ) -> Result<RunId, ClientError> {
-        let input = to_json("the input", input)?;
-        let body = fingerprint([workflow.as_bytes(), options.key.as_deref().unwrap_or("").as_bytes(), &input]);
-        let start = Start {
-            workflow: workflow.to_owned(),
-            key: options.key,
-            input,
-            priority: options.priority,
-            idempotency: options.idempotency_key.map(|key| Idempotency { key: format!("run:{key}"), body }),
-            ..Start::default()
-        };
-        let command = Command::StartRun { start };
+        let command = Command::StartRun { start: start_of(workflow, input, options)? };
         match self.engine.submit(self.tenant, command).await? {
             (Reply::Started { run, .. }, _) => Ok(run),
             (other, _) => unreachable!("a start is answered with the run, not {other:?}"),
         }
+    }
+
+    /// Starts a run with options, and waits for its end for so long. The run is durable when this returns; without a row
+    /// it had not ended by then.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn start_and_wait(
+        &self,
+        workflow: &str,
+        input: &impl Serialize,
+        options: StartOptions,
+        patience: Duration,
+    ) -> Result<(RunId, Option<RunRow>), ClientError> {
+        let start = start_of(workflow, input, options)?;
+        Ok(self.engine.start_and_wait(self.tenant, start, patience).await?)
     }
 
     /// The runs of a workflow with a key rule that have not ended, for one key, oldest first.
@@ -471,6 +477,19 @@ impl Client {
         self.engine.submit(self.tenant, Command::CancelRun { run, reason: reason.to_owned() }).await?;
         Ok(())
     }
+}
+
+fn start_of(workflow: &str, input: &impl Serialize, options: StartOptions) -> Result<Start, ClientError> {
+    let input = to_json("the input", input)?;
+    let body = fingerprint([workflow.as_bytes(), options.key.as_deref().unwrap_or("").as_bytes(), &input]);
+    Ok(Start {
+        workflow: workflow.to_owned(),
+        key: options.key,
+        input,
+        priority: options.priority,
+        idempotency: options.idempotency_key.map(|key| Idempotency { key: format!("run:{key}"), body }),
+        ..Start::default()
+    })
 }
 
 /// Tries again what the engine can't do at the moment.

@@ -238,6 +238,11 @@ impl Engine {
         &self.inner.hub
     }
 
+    /// The same, for what outlives this handle.
+    pub(crate) fn shared_hub(&self) -> Arc<Hub> {
+        self.inner.hub.clone()
+    }
+
     /// The limits in force.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
@@ -377,25 +382,6 @@ impl Engine {
         tokio::task::spawn_blocking(move || reader.unapplied().wait_applied(position, timeout)).await.unwrap_or(false)
     }
 
-    /// Waits until a run has ended, and gives its row.
-    ///
-    /// # Errors
-    /// [`EngineError::Refused`] if there is no such run; [`EngineError::Unreadable`].
-    pub async fn wait_run(&self, tenant: TenantId, run: RunId) -> Result<RunRow, EngineError> {
-        /// The notice is a hint; this is how long one that got lost delays the answer. None gets lost inside one process, and many may wait.
-        const LOOK_AGAIN: Duration = Duration::from_secs(60);
-        let _waits = RunWait { hub: self.hub(), tenant, run };
-        loop {
-            let ended = self.hub().run_ended(tenant, run);
-            match self.run(tenant, run).await? {
-                Some(row) if row.state.ended() => return Ok(row),
-                Some(_) => {}
-                None => return Err(EngineError::Refused(mainspring_core::Refusal::NoRun { run })),
-            }
-            let _ = tokio::time::timeout(LOOK_AGAIN, ended).await;
-        }
-    }
-
     /// Stops accepting, makes what was accepted durable, brings the tables up to date, and ends. Blocks.
     pub fn shut_down(&self) {
         for partition in &self.inner.partitions {
@@ -417,19 +403,6 @@ impl Engine {
         let number = self.partition_number(tenant);
         let here = number.checked_sub(self.inner.first).and_then(|nth| self.inner.partitions.get(usize::from(nth)));
         here.unwrap_or_else(|| panic!("partition {number} is not of this engine; whoever asks must know where it is"))
-    }
-}
-
-/// Takes back what a wait for a run has left with the hub, however the wait ends.
-struct RunWait<'a> {
-    hub: &'a Hub,
-    tenant: TenantId,
-    run: RunId,
-}
-
-impl Drop for RunWait<'_> {
-    fn drop(&mut self) {
-        self.hub.forget_run_wait(self.tenant, self.run);
     }
 }
 

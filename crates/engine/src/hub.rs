@@ -3,7 +3,7 @@
 //! Everything here may be lost with the process: each receiver finds the same facts again in the tables.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use mainspring_core::row::{EventRow, RunState};
@@ -70,10 +70,8 @@ struct State {
     unheard: VecDeque<((TenantId, WorkerId), Dispatched)>,
     watches: BTreeMap<RunKey, broadcast::Sender<RunNotice>>,
     listeners: BTreeMap<Scope, broadcast::Sender<EventNotice>>,
-    run_waits: BTreeMap<RunKey, Vec<oneshot::Sender<()>>>,
     /// Those who wait for entries of streams.
     streams: BTreeMap<(TenantId, String), watch::Sender<()>>,
-    revoked: HashSet<TokenId>,
 }
 
 impl State {
@@ -103,8 +101,13 @@ struct PayloadCache {
 pub type Questions = mpsc::UnboundedReceiver<(TenantId, TaskId)>;
 
 /// Receivers of effects in this process.
+///
+/// What each request asks has a lock of its own: effects of a whole batch are released under that of the rest, and a
+/// request that waits for them puts a thread to sleep.
 pub struct Hub {
     state: Mutex<State>,
+    run_waits: Mutex<BTreeMap<RunKey, Vec<oneshot::Sender<()>>>>,
+    revoked: RwLock<HashSet<TokenId>>,
     payloads: Mutex<PayloadCache>,
     questions: mpsc::UnboundedSender<(TenantId, TaskId)>,
     judge: Mutex<Option<Questions>>,
@@ -114,7 +117,8 @@ impl Default for Hub {
     fn default() -> Self {
         let (questions, judge) = mpsc::unbounded_channel();
         let (state, payloads) = (Mutex::default(), Mutex::default());
-        Hub { state, payloads, questions, judge: Mutex::new(Some(judge)) }
+        let (run_waits, revoked) = (Mutex::default(), RwLock::default());
+        Hub { state, run_waits, revoked, payloads, questions, judge: Mutex::new(Some(judge)) }
     }
 }
 
@@ -127,6 +131,10 @@ impl std::fmt::Debug for Hub {
 impl Hub {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_run_waits(&self) -> MutexGuard<'_, BTreeMap<RunKey, Vec<oneshot::Sender<()>>>> {
+        self.run_waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the channel of a tenant's worker. Do so before announcing the worker. Another tenant's worker of the same id
@@ -222,32 +230,46 @@ impl Hub {
     /// Completes when the run ends. It may have ended before: look after asking.
     pub fn run_ended(&self, tenant: TenantId, run: RunId) -> oneshot::Receiver<()> {
         let (sender, ended) = oneshot::channel();
-        let mut state = self.lock();
-        let waits = state.run_waits.entry((tenant, run)).or_default();
+        self.wake_at_end(tenant, run, sender);
+        ended
+    }
+
+    /// Like [`Hub::run_ended`], for who has the other end already. One that is closed is not kept.
+    pub(crate) fn wake_at_end(&self, tenant: TenantId, run: RunId, sender: oneshot::Sender<()>) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut run_waits = self.lock_run_waits();
+        let waits = run_waits.entry((tenant, run)).or_default();
         waits.retain(|wait| !wait.is_closed());
         waits.push(sender);
-        ended
     }
 
     /// Nobody here waits for the run's end any more, unless others do.
     pub fn forget_run_wait(&self, tenant: TenantId, run: RunId) {
-        let mut state = self.lock();
-        if let Some(waits) = state.run_waits.get_mut(&(tenant, run)) {
+        let mut run_waits = self.lock_run_waits();
+        if let Some(waits) = run_waits.get_mut(&(tenant, run)) {
             waits.retain(|wait| !wait.is_closed());
             if waits.is_empty() {
-                state.run_waits.remove(&(tenant, run));
+                run_waits.remove(&(tenant, run));
             }
         }
     }
 
+    /// Runs whose end somebody waits for.
+    #[cfg(test)]
+    pub(crate) fn runs_waited_for(&self) -> usize {
+        self.lock_run_waits().len()
+    }
+
     /// Whether a token was revoked.
     pub fn is_revoked(&self, token: TokenId) -> bool {
-        self.lock().revoked.contains(&token)
+        self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(&token)
     }
 
     /// Remembers a token that was revoked before this process began.
     pub fn mark_revoked(&self, token: TokenId) {
-        self.lock().revoked.insert(token);
+        self.revoked.write().unwrap_or_else(PoisonError::into_inner).insert(token);
     }
 
     /// A recent payload.
@@ -258,6 +280,8 @@ impl Hub {
     /// The process is taken to be gone: whoever waits here learns that nothing will come.
     pub fn forget_everybody(&self) {
         *self.lock() = State::default();
+        self.lock_run_waits().clear();
+        self.revoked.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub(crate) fn keep_payloads(&self, payloads: Vec<(TenantId, PayloadId, Bytes)>) {
@@ -315,7 +339,8 @@ impl Hub {
                     if let Some(watch) = state.watches.get(&(tenant, run)) {
                         let _ = watch.send(RunNotice::Ended(how));
                     }
-                    for waiting in state.run_waits.remove(&(tenant, run)).unwrap_or_default() {
+                    let waiting = self.lock_run_waits().remove(&(tenant, run));
+                    for waiting in waiting.unwrap_or_default() {
                         let _ = waiting.send(());
                     }
                 }
@@ -324,9 +349,7 @@ impl Hub {
                         waiting.send_replace(());
                     }
                 }
-                Effect::TokenRevoked { token, .. } => {
-                    state.revoked.insert(token);
-                }
+                Effect::TokenRevoked { token, .. } => self.mark_revoked(token),
             }
         }
     }

@@ -9,6 +9,7 @@ mod applier;
 mod commit;
 mod decider;
 mod driven;
+mod ending;
 mod engine;
 mod hub;
 mod loader;

@@ -93,8 +93,8 @@ pub const METHODS: &[Method] = &[
     Method {
         service: "Dispatcher",
         name: "SendBatchActionEvent",
-        state: State::NotYet,
-        remark: "Batch tasks are not executed yet.",
+        state: State::Partly,
+        remark: "As so many single reports, 10000 at most. Batch tasks are not executed yet.",
     },
     Method {
         service: "Dispatcher",

@@ -3,6 +3,7 @@
 mod admin;
 mod dispatcher;
 mod events;
+mod report;
 mod traces;
 mod v1_dispatcher;
 pub(crate) mod workflows;

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::FromRequestParts;
@@ -244,7 +244,8 @@ pub struct Caller {
     pub tenant: TenantId,
     /// The token.
     pub token: TokenId,
-    scopes: Vec<String>,
+    /// Shared with those who remember the token: a caller is made anew for each request.
+    scopes: Arc<[String]>,
     expires_s: u64,
 }
 
@@ -308,7 +309,7 @@ impl Auth {
                 let caller = Caller {
                     tenant: claims.sub.parse().ok()?,
                     token: claims.token_id.parse().ok()?,
-                    scopes: claims.scopes,
+                    scopes: claims.scopes.into(),
                     expires_s: claims.exp,
                 };
                 let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
@@ -337,7 +338,7 @@ impl FromRequestParts<AppState> for Caller {
         };
         let caller = state
             .auth()
-            .caller(&token)
+            .caller(token)
             .ok_or_else(|| refused("the token is not one of this server's, or has expired"))?;
         if state.engine().hub().is_revoked(caller.token) {
             return Err(refused("the token was revoked"));
@@ -356,19 +357,19 @@ impl FromRequestParts<AppState> for Caller {
     }
 }
 
-pub(crate) fn bearer(parts: &Parts) -> Option<String> {
+pub(crate) fn bearer(parts: &Parts) -> Option<&str> {
     let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-pub(crate) fn cookie(parts: &Parts) -> Option<String> {
+pub(crate) fn cookie(parts: &Parts) -> Option<&str> {
     let values = parts.headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
     values
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(name, _)| *name == COOKIE)
-        .map(|(_, token)| token.to_owned())
+        .map(|(_, token)| token)
 }
 
 fn same_origin(parts: &Parts) -> bool {

@@ -23,12 +23,12 @@ pub fn whose(parts: &Parts, auth: &Auth, integrations: &BTreeMap<String, Placed>
         return integrations.get(id).map(|placed| placed.tenant);
     }
     if parts.headers.contains_key(header::AUTHORIZATION) {
-        return of_token(&bearer(parts)?, auth);
+        return of_token(bearer(parts)?, auth);
     }
     if let Ok(Query(WithToken { token: Some(token) })) = Query::try_from_uri(&parts.uri) {
         return of_token(&token, auth);
     }
-    of_token(&cookie(parts)?, auth)
+    of_token(cookie(parts)?, auth)
 }
 
 fn of_token(token: &str, auth: &Auth) -> Option<TenantId> {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainspring_core::command::Claim;
 use mainspring_core::place::SLOT;
 use mainspring_core::{Command, NewWorker, Refusal, Reply, RunId, WorkerId};
 use mainspring_engine::EngineError;
@@ -12,10 +11,10 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::report::Report;
 use crate::duration::GoDuration;
 use crate::mapping;
 use crate::names::Named;
-use crate::payload;
 use crate::server::{Answer, Hatchet, VERSION};
 use crate::status::{self, bad_field};
 use crate::stream::{self, timestamp};
@@ -25,10 +24,9 @@ use crate::wire::root::{
     ActionEventResponse, AssignedAction, BatchActionEvent, GetVersionRequest, GetVersionResponse, GroupKeyActionEvent,
     HeartbeatRequest, HeartbeatResponse, OverridesData, OverridesDataResponse, RefreshTimeoutRequest,
     RefreshTimeoutResponse, ReleaseSlotRequest, ReleaseSlotResponse, RestoreEvictedTaskRequest,
-    RestoreEvictedTaskResponse, StepActionEvent, StepActionEventType, SubscribeToWorkflowEventsRequest,
-    SubscribeToWorkflowRunsRequest, UpsertWorkerLabelsRequest, UpsertWorkerLabelsResponse, WorkerListenRequest,
-    WorkerRegisterRequest, WorkerRegisterResponse, WorkerUnsubscribeRequest, WorkerUnsubscribeResponse, WorkflowEvent,
-    WorkflowRunEvent,
+    RestoreEvictedTaskResponse, StepActionEvent, SubscribeToWorkflowEventsRequest, SubscribeToWorkflowRunsRequest,
+    UpsertWorkerLabelsRequest, UpsertWorkerLabelsResponse, WorkerListenRequest, WorkerRegisterRequest,
+    WorkerRegisterResponse, WorkerUnsubscribeRequest, WorkerUnsubscribeResponse, WorkflowEvent, WorkflowRunEvent,
 };
 
 /// A worker that is silent for this long is gone: what it has in hand goes to others.
@@ -46,7 +44,7 @@ fn worker_id(text: &str) -> Result<WorkerId, Status> {
     text.parse().map_err(|_| Status::not_found("there is no such worker: register it first"))
 }
 
-fn named(text: &str) -> Result<Named, Status> {
+pub(super) fn named(text: &str) -> Result<Named, Status> {
     Named::parse(text).ok_or_else(|| bad_field("task_run_external_id", "is no id: send the id the task was given by"))
 }
 
@@ -182,42 +180,17 @@ impl Dispatcher for Hatchet {
     async fn send_step_action_event(&self, request: Request<StepActionEvent>) -> Answer<ActionEventResponse> {
         let tenant = self.enter(request.metadata())?;
         let event = request.into_inner();
-        let task = named(&event.task_run_external_id)?.task();
-        let attempt = u32::try_from(event.retry_count.unwrap_or(0)).unwrap_or(0).saturating_add(1);
-        // Some SDKs send their worker's name where its id belongs. The attempt says whose word counts: whenever a task goes
-        // to another worker, that is another attempt.
-        let claim = Claim { worker: None, task, attempt, invocation: None };
-        let ended = match event.event_type() {
-            StepActionEventType::StepEventTypeUnknown => {
-                return Err(bad_field("event_type", "has no meaning: send what happened to the task"));
-            }
-            StepActionEventType::StepEventTypeStarted | StepActionEventType::StepEventTypeAcknowledged => {
-                self.acks().begun(tenant, task, attempt);
-                None
-            }
-            StepActionEventType::StepEventTypeCompleted => Some(completed(claim, event.event_payload)),
-            StepActionEventType::StepEventTypeFailed => Some(Command::Fail {
-                claim,
-                error: readable(event.event_payload),
-                retry: !event.should_not_retry.unwrap_or(false),
-                after_ms: event.retry_after_ms.and_then(|ms| u64::try_from(ms).ok()),
-            }),
-            StepActionEventType::StepEventTypeCancelled => {
-                let found = self.engine().task(tenant, task).await;
-                let current = found.map_err(|error| status::failed(&error))?.is_some_and(|row| row.attempt == attempt);
-                current.then(|| Command::CancelTask { task, reason: "its worker cancelled it".to_owned() })
-            }
-        };
-        if let Some(command) = ended {
-            self.acks().over(tenant, task);
-            self.end(tenant, claim, command).await?;
-        }
-        Ok(Response::new(ActionEventResponse { tenant_id: tenant.to_string(), worker_id: event.worker_id }))
+        let worker_id = event.worker_id.clone();
+        self.take_report(tenant, Report::of(event)?).await?;
+        Ok(Response::new(ActionEventResponse { tenant_id: tenant.to_string(), worker_id }))
     }
 
     async fn send_batch_action_event(&self, request: Request<BatchActionEvent>) -> Answer<ActionEventResponse> {
-        self.enter(request.metadata())?;
-        Err(status::not_yet("a batch task"))
+        let tenant = self.enter(request.metadata())?;
+        let event = request.into_inner();
+        let worker_id = event.worker_id.clone();
+        self.take_reports(tenant, Report::all_of(event)?).await?;
+        Ok(Response::new(ActionEventResponse { tenant_id: tenant.to_string(), worker_id }))
     }
 
     async fn send_group_key_action_event(&self, request: Request<GroupKeyActionEvent>) -> Answer<ActionEventResponse> {
@@ -283,46 +256,6 @@ impl Dispatcher for Hatchet {
         self.enter(request.metadata())?;
         Ok(Response::new(GetVersionResponse { version: VERSION.to_owned() }))
     }
-}
-
-impl Hatchet {
-    /// Takes the end of an attempt. One that comes late or again is answered like the first: an error would make a
-    /// worker report something else instead.
-    async fn end(&self, tenant: mainspring_core::TenantId, claim: Claim, command: Command) -> Result<(), Status> {
-        match self.engine().submit(tenant, command).await {
-            Ok(_) => Ok(()),
-            Err(EngineError::Refused(Refusal::StaleClaim { .. } | Refusal::NoRun { .. } | Refusal::NoTask { .. })) => {
-                self.must_exist(tenant, claim.task).await
-            }
-            // It must not be left running because of what it ended with.
-            Err(EngineError::Refused(refusal)) => {
-                let error = format!("what it ended with was refused: {refusal}");
-                let fail = Command::Fail { claim, error, retry: false, after_ms: None };
-                match self.engine().submit(tenant, fail).await {
-                    Ok(_) | Err(EngineError::Refused(_)) => Ok(()),
-                    Err(error) => Err(status::failed(&error)),
-                }
-            }
-            Err(error) => Err(status::failed(&error)),
-        }
-    }
-}
-
-/// The end of an attempt whose output has come: a failure if that can't be kept.
-fn completed(claim: Claim, output: String) -> Command {
-    // A function that returns nothing sends nothing.
-    if output.is_empty() {
-        return Command::Complete { claim, output: bytes::Bytes::new() };
-    }
-    match payload::check(&output) {
-        Ok(()) => Command::Complete { claim, output: output.into() },
-        Err(why) => Command::Fail { claim, error: format!("the output {why}"), retry: true, after_ms: None },
-    }
-}
-
-/// An error's text goes through as it came, but for what no store bears.
-fn readable(error: String) -> String {
-    if error.contains('\0') { error.replace('\0', "\u{fffd}") } else { error }
 }
 
 async fn tell_result(

@@ -7,9 +7,12 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use mainspring_core::{Command, TenantId};
 use mainspring_engine::{Engine, EngineOptions};
+use mainspring_hatchet::wire::v1::admin_service_server::AdminService;
+use mainspring_hatchet::wire::v1::{CreateTaskOpts, CreateWorkflowVersionRequest};
 use mainspring_hatchet::{Caller, Hatchet};
 use serde_json::Value;
 use tempfile::TempDir;
+use tonic::Request as Call;
 use tonic::codegen::Service;
 
 /// The tenant of the tokens `write` and `read`.
@@ -18,7 +21,7 @@ pub(crate) const TENANT: TenantId = TenantId(0x0191_e0c5_7a2b_7c3d_8e4f_a1b2_c3d
 pub(crate) struct Served {
     pub(crate) hatchet: Hatchet,
     router: Router,
-    engine: Engine,
+    pub(crate) engine: Engine,
     _dir: TempDir,
 }
 
@@ -72,4 +75,30 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.engine.shut_down();
     }
+}
+
+/// A call with a token that may write.
+pub(crate) fn call<T>(message: T) -> Call<T> {
+    let mut request = Call::new(message);
+    request.metadata_mut().insert("authorization", "Bearer write".parse().expect("a header"));
+    request
+}
+
+/// Registers a workflow of tasks, each with its parents.
+pub(crate) async fn register(served: &Served, name: &str, tasks: &[(&str, &[&str])]) {
+    let tasks = tasks.iter().map(|(task, parents)| CreateTaskOpts {
+        readable_id: (*task).to_owned(),
+        action: format!("{}:{task}", name.to_lowercase()),
+        timeout: "60s".to_owned(),
+        inputs: "{}".to_owned(),
+        parents: parents.iter().map(|parent| (*parent).to_owned()).collect(),
+        ..CreateTaskOpts::default()
+    });
+    let request = CreateWorkflowVersionRequest {
+        name: name.to_owned(),
+        tasks: tasks.collect(),
+        event_triggers: vec![format!("{}:happened", name.to_lowercase())],
+        ..CreateWorkflowVersionRequest::default()
+    };
+    AdminService::put_workflow(&served.hatchet, call(request)).await.expect("a workflow");
 }

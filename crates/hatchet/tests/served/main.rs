@@ -2,5 +2,6 @@
 //! against what is answered, and what the calls answer against what the published SDKs insist on.
 
 mod harness;
+mod reports;
 mod rest;
 mod table;

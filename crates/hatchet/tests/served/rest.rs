@@ -6,36 +6,9 @@ use mainspring_hatchet::wire::root::dispatcher_server::Dispatcher;
 use mainspring_hatchet::wire::root::events_service_server::EventsService;
 use mainspring_hatchet::wire::root::workflow_service_server::WorkflowService;
 use mainspring_hatchet::wire::root::{PushEventRequest, PutRateLimitRequest, WorkerLabels, WorkerRegisterRequest};
-use mainspring_hatchet::wire::v1::admin_service_server::AdminService;
-use mainspring_hatchet::wire::v1::{CreateTaskOpts, CreateWorkflowVersionRequest};
 use serde_json::{Value, json};
-use tonic::Request;
 
-use crate::harness::{Served, TENANT};
-
-fn call<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", "Bearer write".parse().expect("a header"));
-    request
-}
-
-async fn register(served: &Served, name: &str, tasks: &[(&str, &[&str])]) {
-    let tasks = tasks.iter().map(|(task, parents)| CreateTaskOpts {
-        readable_id: (*task).to_owned(),
-        action: format!("{}:{task}", name.to_lowercase()),
-        timeout: "60s".to_owned(),
-        inputs: "{}".to_owned(),
-        parents: parents.iter().map(|parent| (*parent).to_owned()).collect(),
-        ..CreateTaskOpts::default()
-    });
-    let request = CreateWorkflowVersionRequest {
-        name: name.to_owned(),
-        tasks: tasks.collect(),
-        event_triggers: vec![format!("{}:happened", name.to_lowercase())],
-        ..CreateWorkflowVersionRequest::default()
-    };
-    AdminService::put_workflow(&served.hatchet, call(request)).await.expect("a workflow");
-}
+use crate::harness::{Served, TENANT, call, register};
 
 fn tenant_path(rest: &str) -> String {
     format!("/api/v1/stable/tenants/{TENANT}/{rest}")

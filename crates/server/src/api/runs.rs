@@ -254,16 +254,15 @@ pub async fn start(
     let asked: StartRun = json_body(body, state.engine().limits().payload_bytes_max).await?;
     let options = StartOptions { key: asked.key, priority: asked.priority, idempotency_key };
     let client = state.client(caller.tenant);
-    let run = client.start_with(&name, &asked.input, options).await?;
-    let mut started = RunStarted { run_id: run.to_string(), state: None, output: None, error: None };
-    if wait_seconds == 0 {
-        return Ok((StatusCode::ACCEPTED, Json(started)));
-    }
-    let ended = state.engine().wait_run(caller.tenant, run);
-    let Ok(row) = tokio::time::timeout(Duration::from_secs(wait_seconds.into()), ended).await else {
-        return Ok((StatusCode::ACCEPTED, Json(started)));
+    let (run, row) = match wait_seconds {
+        0 => (client.start_with(&name, &asked.input, options).await?, None),
+        seconds => {
+            let patience = Duration::from_secs(seconds.into());
+            client.start_and_wait(&name, &asked.input, options, patience).await?
+        }
     };
-    let row = row?;
+    let mut started = RunStarted { run_id: run.to_string(), state: None, output: None, error: None };
+    let Some(row) = row else { return Ok((StatusCode::ACCEPTED, Json(started))) };
     started.state = Some(row.state.word());
     started.error = row.error;
     if let Some(output) = row.output {
