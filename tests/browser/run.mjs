@@ -46,7 +46,7 @@ async function main() {
   const note = (name, fault, began) => {
     const took = `${((Date.now() - began) / 1_000).toFixed(1)} s`;
     if (!fault) passed += 1;
-    else failed.push(name);
+    else failed.push(`${name}: ${fault.split("\n")[0]}`);
     console.log(fault ? `FAILED ${name} (${took})\n       ${fault.replaceAll("\n", "\n       ")}` : `ok     ${name} (${took})`);
   };
   for (const check of checks) {

@@ -1,4 +1,5 @@
-//! `test`: everything that must pass, one step after the other, with a table at the end.
+//! `test`: everything that must pass, one step after the other, with a table at the end. Steps that mostly wait go side by
+//! side.
 //!
 //! A failed step does not stop the others: whoever waited for minutes wants to know all of it. What a step says goes to a
 //! file, and is shown when the step fails.
@@ -49,6 +50,8 @@ pub(crate) struct Args {
 struct Step {
     name: &'static str,
     command: Command,
+    /// Whether it is carried out beside the one before.
+    beside: bool,
 }
 
 struct Outcome {
@@ -73,11 +76,20 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     if !args.quick && !args.no_browser {
         outcomes.push(prepare("browser tools", || browser::tools().map(drop)));
     }
-    let steps = steps(workspace, args)?;
-    let count = steps.len();
-    for (nth, step) in steps.into_iter().enumerate() {
-        println!("[{}/{count}] {} ({} since the start)", nth + 1, step.name, seconds(begun.elapsed()));
-        outcomes.push(carry_out(step, &logs)?);
+    let mut steps = steps(workspace, args)?;
+    let (count, mut nth) = (steps.len(), 0);
+    for group in steps.chunk_by_mut(|_, next| next.beside) {
+        for step in group.iter() {
+            nth += 1;
+            println!("[{nth}/{count}] {} ({} since the start)", step.name, seconds(begun.elapsed()));
+        }
+        let carried_out = std::thread::scope(|scope| {
+            let running: Vec<_> = group.iter_mut().map(|step| scope.spawn(|| carry_out(step, &logs))).collect();
+            running.into_iter().map(|step| step.join().expect("a step does not panic")).collect::<Vec<_>>()
+        });
+        for outcome in carried_out {
+            outcomes.push(outcome?);
+        }
     }
     summarise(&outcomes, begun.elapsed(), args)
 }
@@ -93,7 +105,7 @@ fn prepare(name: &'static str, find: impl FnOnce() -> anyhow::Result<()>) -> Out
 }
 
 fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
-    let cargo = |name, args: &[&str]| Step { name, command: workspace.cargo(args) };
+    let cargo = |name, args: &[&str]| Step { name, command: workspace.cargo(args), beside: false };
     let release = args.release;
     let own = |name, args: &[&str]| -> anyhow::Result<Step> {
         let mut command = Command::new(own_binary()?);
@@ -101,7 +113,7 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
         if release {
             command.env(SERVER_BINARY, workspace.target_dir.join("release").join("mainspring"));
         }
-        Ok(Step { name, command })
+        Ok(Step { name, command, beside: false })
     };
     let mut steps = vec![
         own("tidy", &["tidy"])?,
@@ -127,7 +139,8 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
         steps.push(own("browser", &["browser"])?);
     }
     if !args.no_sdk {
-        steps.push(own("Hatchet SDKs", &["sdk"])?);
+        // Both wait most of the time: for pages, and for what workers do by the clock.
+        steps.push(Step { beside: !args.no_browser, ..own("Hatchet SDKs", &["sdk"])? });
         steps.push(own("MCP SDKs", &["mcp"])?);
         steps.push(own("redis-py", &["redis-py"])?);
         steps.push(own("manifests", &["manifests"])?);
@@ -155,7 +168,7 @@ fn own_binary() -> anyhow::Result<PathBuf> {
     Ok(text.strip_suffix(" (deleted)").map_or_else(|| own.clone(), PathBuf::from))
 }
 
-fn carry_out(mut step: Step, logs: &Path) -> anyhow::Result<Outcome> {
+fn carry_out(step: &mut Step, logs: &Path) -> anyhow::Result<Outcome> {
     let file_name: String = step.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let path = logs.join(format!("{file_name}.log"));
     let log = File::create(&path)?;
@@ -171,7 +184,12 @@ fn carry_out(mut step: Step, logs: &Path) -> anyhow::Result<Outcome> {
                 }
                 if said.elapsed() > STILL_RUNNING_EVERY {
                     said = Instant::now();
-                    println!("      still running after {}: {}", seconds(begun.elapsed()), last_line(&path));
+                    println!(
+                        "      {} still running after {}: {}",
+                        step.name,
+                        seconds(begun.elapsed()),
+                        last_line(&path)
+                    );
                 }
                 std::thread::sleep(Duration::from_millis(50));
             };
@@ -180,9 +198,9 @@ fn carry_out(mut step: Step, logs: &Path) -> anyhow::Result<Outcome> {
     };
     let took = begun.elapsed();
     match &how {
-        None => println!("      ok after {}: {}", seconds(took), last_line(&path)),
+        None => println!("      {} ok after {}: {}", step.name, seconds(took), last_line(&path)),
         Some(how) => {
-            println!("      FAILED after {} ({how}); the end of {}:", seconds(took), path.display());
+            println!("      {} FAILED after {} ({how}); the end of {}:", step.name, seconds(took), path.display());
             println!("{}", last_lines(&path, LINES_SHOWN));
         }
     }

@@ -121,6 +121,13 @@ impl Keeper {
         }
         if !leaving {
             let next = plan(self.nodes.id(), &roster, &self.board.holding(), steady);
+            for number in next.disown {
+                tracing::warn!(partition = number, "this node's name is taken off a partition it does not have");
+                let nodes = self.nodes.clone();
+                // Waited for, so that it can't come after the partition was taken after all.
+                let _ = tokio::task::spawn_blocking(move || nodes.release(number)).await;
+                self.news.store(true, Ordering::Release);
+            }
             next.take.into_iter().for_each(|number| self.take(number));
             next.release.into_iter().for_each(|number| drop(tokio::spawn(self.release(number))));
         }

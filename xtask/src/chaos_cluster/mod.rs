@@ -41,6 +41,9 @@ const FINISH_MAX: Duration = Duration::from_secs(300);
 const THREADS_MAX: u64 = 64 * 4 + 200;
 const VIOLATIONS_SHOWN: usize = 30;
 
+/// A recovery that takes longer is told by itself, in seconds.
+const SLOW: f64 = 10.0;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How long there is trouble, in seconds.
@@ -362,19 +365,35 @@ fn put_right(cluster: &mut Cluster, undo: &Undo) -> anyhow::Result<()> {
     }
 }
 
-/// How long after each trouble each tenant concerned had a message accepted whose sending began after it.
+/// How long after each trouble each tenant concerned had a message accepted whose sending began after it. One that was in
+/// trouble again before that, because whoever came to have it was hit too, waits for both; it is told apart.
 fn tell_recovery(happened: &[Happened], accepted: &[Accepted]) {
-    let mut all = Vec::new();
+    let (mut all, mut once) = (Vec::new(), Vec::new());
     for trouble in [Trouble::Kill, Trouble::Freeze, Trouble::Cut, Trouble::Drain, Trouble::Database] {
         let mut took: Vec<f64> = Vec::new();
         let times = happened.iter().filter(|one| one.trouble == trouble).count();
         for one in happened.iter().filter(|one| one.trouble == trouble) {
             for number in &one.tenants {
                 let of = accepted.iter().filter(|message| message.tenant == *number && message.begun >= one.at);
-                let first = of.map(|message| message.accepted).min();
-                match first {
-                    Some(first) => took.push((first - one.at).as_secs_f64()),
-                    None => println!("              {} had nothing accepted after: {trouble}", tenant(*number)),
+                let Some(first) = of.map(|message| message.accepted).min() else {
+                    println!("              {} had nothing accepted after: {trouble}", tenant(*number));
+                    continue;
+                };
+                let seconds = (first - one.at).as_secs_f64();
+                took.push(seconds);
+                let is_again =
+                    |other: &&Happened| other.at > one.at && other.at < first && other.tenants.contains(number);
+                match happened.iter().find(is_again) {
+                    None => once.push(seconds),
+                    Some(other) if seconds > SLOW => {
+                        let after = (other.at - one.at).as_secs_f64();
+                        println!(
+                            "              {} {seconds:.2} s after {trouble}; after {after:.2} s of it, {}",
+                            tenant(*number),
+                            other.trouble
+                        );
+                    }
+                    Some(_) => {}
                 }
             }
         }
@@ -383,7 +402,9 @@ fn tell_recovery(happened: &[Happened], accepted: &[Accepted]) {
         all.extend(took);
     }
     all.sort_by(f64::total_cmp);
+    once.sort_by(f64::total_cmp);
     println!("recovery      all: {}", quantiles(&all));
+    println!("recovery      of those that were not in trouble again before: {}", quantiles(&once));
 }
 
 fn quantiles(sorted: &[f64]) -> String {
