@@ -127,6 +127,12 @@ impl Context {
         self.journal.claim.attempt
     }
 
+    /// Whether no other process, and no earlier attempt, has executed any of this function.
+    pub fn is_first_execution(&self) -> bool {
+        let claim = self.journal.claim;
+        claim.attempt == 1 && claim.invocation == Some(1)
+    }
+
     /// The superseded runs this one follows.
     pub fn lineage(&self) -> Lineage {
         self.lineage

@@ -102,21 +102,22 @@ pub struct Begins {
     pub confirmations: Vec<Attention>,
 }
 
-/// What an attempt begins with: the session's state, and of the turn group the results of phases that may be used again
-/// and the side effects.
+/// What an attempt begins with: the session's state, what its person is asked to confirm, and of the turn group the
+/// results of phases that may be used again and the side effects. Without a group, none of these are looked for.
 ///
 /// # Errors
 /// [`ClientError`].
-pub async fn attempt(client: &Client, session: &str, group: RunId) -> Result<Begins, ClientError> {
-    let prefix = of_group(group, "");
-    let asked = format!("{session}/");
-    let wanted = [(STATE, session.to_owned()), (ARTIFACT, prefix.clone()), (EFFECT, prefix), (CONFIRMATION, asked)];
-    let [states, artifacts, effects, confirmations] = client.documents_of(wanted).await?;
-    let state = states.first().filter(|(key, _)| key.name == session);
-    let state = state.map_or_else(SessionState::default, |(_, row)| SessionState {
-        version: row.version,
-        data: serde_json::from_slice(&row.body).unwrap_or(Value::Null),
-    });
+pub async fn attempt(client: &Client, session: &str, group: Option<RunId>) -> Result<Begins, ClientError> {
+    let asked = (CONFIRMATION, format!("{session}/"));
+    let of_group = async {
+        let Some(group) = group else {
+            let [confirmations] = client.documents_of([asked]).await?;
+            return Ok([Vec::new(), Vec::new(), confirmations]);
+        };
+        let prefix = of_group(group, "");
+        client.documents_of([(ARTIFACT, prefix.clone()), (EFFECT, prefix), asked]).await
+    };
+    let (state, [artifacts, effects, confirmations]) = tokio::try_join!(state(client, session), of_group)?;
     let artifacts = artifacts.iter().filter_map(|(_, row)| serde_json::from_slice::<Artifact>(&row.body).ok());
     let artifacts = artifacts.filter(|artifact| artifact.reuse != Reuse::Never).map(|artifact| PhaseView {
         phase: artifact.phase,

@@ -437,7 +437,8 @@ pub async fn turn_view(client: &Client, id: RunId) -> Result<Option<TurnView>, P
             taken.push(together);
         }
     }
-    let records::Begins { artifacts, effects, .. } = records::attempt(client, &session.to_string(), group).await?;
+    let records::Begins { artifacts, effects, .. } =
+        records::attempt(client, &session.to_string(), Some(group)).await?;
     let named = |kind: EntryKind, name: &str| {
         journal.iter().map(|(_, entry)| entry).find(|entry| entry.kind == kind && entry.label == name)
     };

@@ -292,7 +292,9 @@ impl Turn<'_> {
     async fn request(&self, fence: Fence) -> Result<(AgentRequest, u64), Failure> {
         let client = self.ctx.client();
         let group = self.group;
-        let read = records::attempt(client, &self.key, group).await;
+        // Before its first attempt nobody had the right to leave anything in this turn group.
+        let untouched = group == self.ctx.run_id() && self.asked == 1 && self.ctx.is_first_execution();
+        let read = records::attempt(client, &self.key, (!untouched).then_some(group)).await;
         let records::Begins { state, artifacts, effects, confirmations } =
             read.map_err(|error| Failure::GivenUp(error.to_string()))?;
         let timeout_ms = millis(self.settings.timeout);

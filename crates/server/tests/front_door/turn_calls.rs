@@ -328,6 +328,7 @@ async fn an_agent_that_fails_after_an_effect_finds_what_came_of_it_in_its_next_t
 
     let check = async |server: &Server, asked: Asked| {
         assert_eq!(asked.body["turn_id"], turn.as_str());
+        assert_eq!(asked.body["effects"].as_array().map(Vec::len), Some(2), "it is told of both");
         let calls = server.with_token(asked.token());
         let verdict = begin(&calls, &effect("refund", "1", "irreversible")).await;
         assert_eq!(verdict, json!({ "verdict": "done", "result": { "cents": 500 } }));
@@ -343,6 +344,23 @@ async fn an_agent_that_fails_after_an_effect_finds_what_came_of_it_in_its_next_t
     assert_ne!(next, turn, "it is past its commit point for good");
     desk.say(2, "refunded");
     assert_eq!(session.user.turn_ended(&turn).await["reply"]["text"], "refunded");
+}
+
+#[tokio::test]
+async fn an_agent_in_its_first_try_again_after_a_crash_is_told_of_what_it_did_before() {
+    let (server, session, desk) = desk(OnMessage::Supersede).await;
+    let turn = session.send("one").await;
+    let first = desk.asked(0).await;
+    assert_eq!(first.body["effects"], Value::Null, "there is nothing to tell of");
+    begin(&server.with_token(first.token()), &effect("refund", "1", "irreversible")).await;
+    keep(&server.with_token(first.token()), "plan", &artifact("x", "a", "", "always")).await;
+    let server = server.crash(None).await;
+    let again = desk.asked(1).await;
+    assert_eq!((&again.body["turn_id"], &again.body["attempt"]), (&json!(turn), &first.body["attempt"]));
+    assert_eq!(again.body["effects"].as_array().map(Vec::len), Some(1));
+    assert_eq!(again.body["artifacts"].as_array().map(Vec::len), Some(1));
+    desk.say(1, "refunded");
+    assert_eq!(server.user().await.turn_ended(&turn).await["reply"]["text"], "refunded");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
