@@ -1,7 +1,7 @@
 //! The catalogue: which tools a tenant has, which of them its agents may use, and which one agent uses. Documents.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use mainspring_client::{Client, ClientError, DocumentKey, Guard, PutDocument, TenantId};
@@ -84,28 +84,50 @@ pub enum CatalogueError {
 
 /// Tools read lately, so that not every call reads them again. A change elsewhere is seen a second later. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct KnownTools(Arc<Mutex<HashMap<(TenantId, String), Read>>>);
+pub struct KnownTools(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    read: HashMap<(TenantId, String), Read>,
+    /// Changes made here: what was begun to be read before one of them may be what was there before it.
+    changes: u64,
+}
 
 /// When a tool was read, and what was there.
 type Read = (u64, Option<Entry>);
 
 impl KnownTools {
-    fn get(&self, tenant: TenantId, name: &str, now_ms: u64) -> Option<Option<Entry>> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (read_at, entry) = known.get(&(tenant, name.to_owned()))?;
-        (now_ms.saturating_sub(*read_at) < KNOWN_FOR_MS).then(|| entry.clone())
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, tenant: TenantId, name: &str, now_ms: u64, entry: Option<Entry>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= KNOWN_MAX {
-            known.clear();
+    /// What is known of a tool, or else how many changes there were so far.
+    fn get(&self, tenant: TenantId, name: &str, now_ms: u64) -> Result<Option<Entry>, u64> {
+        let known = self.lock();
+        match known.read.get(&(tenant, name.to_owned())) {
+            Some((read_at, entry)) if now_ms.saturating_sub(*read_at) < KNOWN_FOR_MS => Ok(entry.clone()),
+            _ => Err(known.changes),
         }
-        known.insert((tenant, name.to_owned()), (now_ms, entry));
     }
 
-    fn forget(&self, tenant: TenantId, name: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(tenant, name.to_owned()));
+    /// Remembers what was read since there were so many changes, unless there were more meanwhile.
+    fn put(&self, changes: u64, tenant: TenantId, name: &str, now_ms: u64, entry: Option<Entry>) {
+        let mut known = self.lock();
+        if known.changes != changes {
+            return;
+        }
+        if known.read.len() >= KNOWN_MAX {
+            known.read.clear();
+        }
+        known.read.insert((tenant, name.to_owned()), (now_ms, entry));
+    }
+
+    /// Forgets a tool that has changed. Answers how many changes there were by now.
+    fn forget(&self, tenant: TenantId, name: &str) -> u64 {
+        let mut known = self.lock();
+        known.read.remove(&(tenant, name.to_owned()));
+        known.changes += 1;
+        known.changes
     }
 }
 
@@ -157,6 +179,10 @@ impl Catalogue {
         let Some(entry) = self.tool(name).await? else { return Ok(false) };
         let told = json!({ "tool": name });
         self.write(TOOL, name, &entry.tool, Some(0), VERSIONS_KEPT, "tool.removed", &told).await?;
+        // It ends with the millisecond in which that was decided, by a clock that may be one ahead of this one.
+        let (tenant, now) = (self.client.tenant(), self.client.engine().world().elapsed_ms());
+        let changes = self.known.forget(tenant, name);
+        self.known.put(changes, tenant, name, now, None);
         Ok(true)
     }
 
@@ -166,15 +192,16 @@ impl Catalogue {
     /// [`ClientError`].
     pub async fn tool(&self, name: &str) -> Result<Option<Entry>, ClientError> {
         let (tenant, now) = (self.client.tenant(), self.client.engine().world().elapsed_ms());
-        if let Some(known) = self.known.get(tenant, name, now) {
-            return Ok(known);
-        }
+        let changes = match self.known.get(tenant, name, now) {
+            Ok(known) => return Ok(known),
+            Err(changes) => changes,
+        };
         let row = self.client.document(DocumentKey::new(TOOL, name)).await?;
         let entry = row.and_then(|row| {
             // What another release wrote and this one does not understand is not guessed at.
             Some(Entry { version: row.version, tool: serde_json::from_slice(&row.body).ok()? })
         });
-        self.known.put(tenant, name, now, entry.clone());
+        self.known.put(changes, tenant, name, now, entry.clone());
         Ok(entry)
     }
 
@@ -387,5 +414,25 @@ fn check_others(tool: &Tool, known: &BTreeMap<&str, &Tool>, found: &mut Vec<Find
                 found.push(Finding::new(format!("/provider/steps ({})", step.name), missing(&related.tool)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TENANT: TenantId = TenantId(1);
+
+    #[test]
+    fn what_was_read_before_a_change_is_not_remembered_after_it() {
+        let known = KnownTools::default();
+        let Err(before) = known.get(TENANT, "t", 0) else { panic!("nothing was read") };
+        // Somebody reads, and while they do the tool is changed.
+        let after = known.forget(TENANT, "t");
+        known.put(before, TENANT, "t", 0, None);
+        assert_eq!(known.get(TENANT, "t", 0), Err(after));
+        known.put(after, TENANT, "t", 0, None);
+        assert_eq!(known.get(TENANT, "t", KNOWN_FOR_MS - 1), Ok(None));
+        assert_eq!(known.get(TENANT, "t", KNOWN_FOR_MS), Err(after), "a change elsewhere is seen in the end");
     }
 }
