@@ -11,6 +11,7 @@ mod chaos_webhooks;
 mod cluster;
 mod dice;
 mod http;
+mod instructions;
 mod manifests;
 mod mcp;
 #[path = "../../crates/postgres/tests/private/process.rs"]
@@ -76,6 +77,8 @@ enum Verb {
     Manifests,
     /// Simulates whole deployments from seeds, and looks for broken promises
     Sim(sim::Args),
+    /// Counts the instructions of our work, and compares them with those written down
+    Instructions(instructions::Args),
     /// Measures the engine, the HTTP front door, or a server that does nothing
     Bench(bench::Args),
 }
@@ -110,6 +113,7 @@ fn carry_out() -> anyhow::Result<()> {
         Verb::ChaosCluster(args) => chaos_cluster::run(&workspace, &args),
         Verb::Manifests => manifests::run(&workspace),
         Verb::Sim(args) => sim::run(&workspace, &args),
+        Verb::Instructions(args) => instructions::run(&workspace, &args),
         Verb::Bench(args) => bench::run(&workspace, &args),
     }
 }

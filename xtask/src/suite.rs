@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::browser;
-use crate::tools::{self, POSTGRES, REDIS};
+use crate::tools::{self, POSTGRES, REDIS, VALGRIND};
 use crate::workspace::{SERVER_BINARY, Workspace};
 
 /// While a step runs, how often that is said.
@@ -73,6 +73,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     // First, so that an answer that takes a person comes before the long steps and not after them.
     outcomes.push(prepare("Redis", || tools::find(&[REDIS]).map(drop)));
     outcomes.push(prepare("PostgreSQL", || tools::find(&[POSTGRES]).map(drop)));
+    if !args.quick {
+        outcomes.push(prepare("valgrind", || tools::find(&[VALGRIND]).map(drop)));
+    }
     if !args.quick && !args.no_browser {
         outcomes.push(prepare("browser tools", || browser::tools().map(drop)));
     }
@@ -141,6 +144,10 @@ fn steps(workspace: &Workspace, args: &Args) -> anyhow::Result<Vec<Step>> {
     if !args.no_sdk {
         // Both wait most of the time: for pages, and for what workers do by the clock.
         steps.push(Step { beside: !args.no_browser, ..own("Hatchet SDKs", &["sdk"])? });
+    }
+    // Counts are the same on a busy machine.
+    steps.push(Step { beside: !args.no_browser || !args.no_sdk, ..own("instructions", &["instructions"])? });
+    if !args.no_sdk {
         steps.push(own("MCP SDKs", &["mcp"])?);
         steps.push(own("redis-py", &["redis-py"])?);
         steps.push(own("manifests", &["manifests"])?);

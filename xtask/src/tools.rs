@@ -26,6 +26,9 @@ pub(crate) const REDIS: Tool = Tool { names: &["redis-server"], package: "redis-
 /// that is in it.
 pub(crate) const POSTGRES: Tool = Tool { names: &["initdb", "pg_createcluster"], package: "postgresql" };
 
+/// What counts instructions.
+pub(crate) const VALGRIND: Tool = Tool { names: &["valgrind"], package: "valgrind" };
+
 /// The paths of programs, in the order asked for. What is missing is installed if it may be.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! Where the workspace is, what is in it, and where its builds go.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,6 +43,15 @@ impl Workspace {
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
         let mut command = Command::new(cargo());
         command.args(args).current_dir(&self.root);
+        // What cargo tells of this program. Build scripts that look at it would make everything be built anew, each time
+        // cargo is called from here after it was called by hand, and the other way round.
+        let of_this_program = |name: &OsStr| {
+            let name = name.to_string_lossy();
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        };
+        for (name, _) in std::env::vars_os().filter(|(name, _)| of_this_program(name)) {
+            command.env_remove(name);
+        }
         command
     }
 
