@@ -18,6 +18,10 @@ use mainspring_flows::{
     AgentAnswer, AgentKind, AgentRequest, AgentSettings, Agents, MessageBody, TurnDoor, TurnTokens, Web, turn,
 };
 
+/// As the server has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const TENANT: TenantId = TenantId(1);
 const AGENT: &str = "bench-agent";
 

@@ -10,15 +10,14 @@ use bytes::Bytes;
 use mainspring_bench::{Latencies, Place};
 use mainspring_core::row::{MessageRow, MessageState, RunRow, RunState};
 use mainspring_core::workflow::WorkflowDef;
-use mainspring_core::{Command, Reply, Start, Table, TenantId};
+use mainspring_core::{Command, Reply, Start, Table, TenantId, WorkerId};
 use mainspring_engine::{Engine, EngineError, EngineOptions};
 use mainspring_postgres::{Postgres, PostgresOptions};
 
 use tokio::sync::Semaphore;
 
-use crate::worker::Worker;
+use crate::worker::{Host, Worker};
 
-pub(crate) const TENANT: TenantId = TenantId(1);
 const WORKFLOW: &str = "bench";
 /// A small JSON text, as inputs, messages and outputs mostly are.
 pub(crate) const PAYLOAD: &[u8] = br#"{"text":"where is my order 4711?"}"#;
@@ -34,6 +33,8 @@ pub(crate) enum Work {
     Runs,
     /// Messages into inboxes.
     Sends { sessions: usize },
+    /// Runs of a durable function with so many entries in its journal, each recorded before the next.
+    Entries { each: u32 },
 }
 
 impl Work {
@@ -41,6 +42,7 @@ impl Work {
         match self {
             Work::Runs => "StartRun, and Complete of its task",
             Work::Sends { .. } => "SendMessage; and per turn a Receive of all that waits, and Complete",
+            Work::Entries { .. } => "StartRun, each entry of its journal, and Complete",
         }
     }
 
@@ -48,13 +50,16 @@ impl Work {
         match self {
             Work::Runs => WorkflowDef::single(WORKFLOW, false),
             Work::Sends { .. } => WorkflowDef { inbox: true, ..WorkflowDef::single(WORKFLOW, true) },
+            Work::Entries { .. } => WorkflowDef::single(WORKFLOW, true),
         }
     }
 
-    fn command(self, caller: usize, nth: usize) -> Command {
-        let (workflow, payload) = (WORKFLOW.to_owned(), Bytes::from_static(PAYLOAD));
+    fn command(self, payload: Bytes, caller: usize, nth: usize) -> Command {
+        let workflow = WORKFLOW.to_owned();
         match self {
-            Work::Runs => Command::StartRun { start: Start { workflow, input: payload, ..Start::default() } },
+            Work::Runs | Work::Entries { .. } => {
+                Command::StartRun { start: Start { workflow, input: payload, ..Start::default() } }
+            }
             Work::Sends { sessions } => {
                 // Neighbouring callers go to distant sessions, and each caller to all of them in turn.
                 let key = format!("session-{}", (caller.wrapping_mul(7919) + nth) % sessions);
@@ -64,14 +69,14 @@ impl Work {
     }
 
     /// How many of the things asked for the tables show as done.
-    async fn found(self, engine: &Engine) -> anyhow::Result<u64> {
-        let found = engine.read(TENANT, move |reader| match self {
-            Work::Runs => {
-                let runs = reader.all::<RunRow>(TENANT, Table::Run)?;
+    async fn found(self, engine: &Engine, tenant: TenantId) -> anyhow::Result<u64> {
+        let found = engine.read(tenant, move |reader| match self {
+            Work::Runs | Work::Entries { .. } => {
+                let runs = reader.all::<RunRow>(tenant, Table::Run)?;
                 Ok(runs.iter().filter(|(_, run)| run.state == RunState::Completed).count())
             }
             Work::Sends { .. } => {
-                let messages = reader.all::<MessageRow>(TENANT, Table::Message)?;
+                let messages = reader.all::<MessageRow>(tenant, Table::Message)?;
                 Ok(messages.iter().filter(|(_, message)| matches!(message.state, MessageState::Done { .. })).count())
             }
         });
@@ -79,9 +84,39 @@ impl Work {
     }
 }
 
+/// How much of everything there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    /// Runs that ended before.
+    pub(crate) finished: u64,
+    /// Bytes of each input, message, result and output.
+    pub(crate) payload: usize,
+    /// Tenants that callers ask for in turn.
+    pub(crate) tenants: u64,
+    /// Workers of each tenant.
+    pub(crate) workers: u64,
+}
+
+impl Shape {
+    fn tenants(self) -> impl Iterator<Item = TenantId> {
+        (1..=u128::from(self.tenants)).map(TenantId)
+    }
+
+    /// JSON, of about as many bytes as asked for.
+    fn payload(self) -> Bytes {
+        let room = self.payload.saturating_sub(2);
+        if self.payload == PAYLOAD.len() {
+            Bytes::from_static(PAYLOAD)
+        } else {
+            format!("\"{}\"", "x".repeat(room)).into()
+        }
+    }
+}
+
 /// What to measure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
+    pub(crate) shape: Shape,
     pub(crate) callers: usize,
     /// Asks per second that all callers share. `None`: each asks again as soon as it is answered.
     pub(crate) rate: Option<u64>,
@@ -151,16 +186,23 @@ impl Load {
     }
 
     async fn drive(self, engine: &Engine) -> anyhow::Result<Measured> {
-        engine.submit(TENANT, Command::PutTenant { name: "bench".into() }).await?;
-        engine.submit(TENANT, Command::PutWorkflow { def: self.work.definition() }).await?;
-        let before = self.work.found(engine).await?;
-        let signals = Arc::new(Signals::default());
-        let worker = Worker::start(engine, WORKFLOW, signals.clone()).await?;
+        let (signals, payload) = (Arc::new(Signals::default()), self.shape.payload());
+        let (mut workers, mut before) = (Vec::new(), 0);
+        for tenant in self.shape.tenants() {
+            engine.submit(tenant, Command::PutTenant { name: format!("bench-{}", tenant.0) }).await?;
+            engine.submit(tenant, Command::PutWorkflow { def: self.work.definition() }).await?;
+            before += self.work.found(engine, tenant).await?;
+            for nth in 1..=self.shape.workers {
+                let host = Host::new(engine, tenant, WorkerId(nth.into()), self.work, payload.clone(), signals.clone());
+                workers.push(Worker::start(host, WORKFLOW).await?);
+            }
+        }
         let turns = Arc::new(Semaphore::new(0));
         if let Some(rate) = self.rate {
             tokio::spawn(pace(rate, turns.clone()));
         }
-        let call = |caller| tokio::spawn(self.call(caller, engine.clone(), signals.clone(), turns.clone()));
+        let call =
+            |caller| tokio::spawn(self.call(caller, engine.clone(), payload.clone(), signals.clone(), turns.clone()));
         let callers: Vec<_> = (0..self.callers).map(call).collect();
 
         tokio::time::sleep(WARM_UP).await;
@@ -180,16 +222,21 @@ impl Load {
         for caller in callers {
             asks.merge(caller.await.context("a caller ended early")??);
         }
-        let mut ends = worker.latencies();
-        while unapplied(engine) > 0 || runs_live(engine).await? > 0 {
+        while unapplied(engine) > 0 || self.runs_live(engine).await? > 0 {
             if stopped.elapsed() > DRAIN_MAX {
                 bail!("the tables were still {} bytes behind after {} s", unapplied(engine), DRAIN_MAX.as_secs());
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let drain_seconds = stopped.elapsed().as_secs_f64();
-        worker.stop().await?;
-        let (accepted, found) = (signals.accepted.load(Ordering::Relaxed), self.work.found(engine).await? - before);
+        let (mut ends, mut found) = (Latencies::default(), 0);
+        for worker in workers {
+            ends.merge(worker.stop().await?);
+        }
+        for tenant in self.shape.tenants() {
+            found += self.work.found(engine, tenant).await?;
+        }
+        let (accepted, found) = (signals.accepted.load(Ordering::Relaxed), found - before);
         if accepted != found {
             bail!("{accepted} were accepted, and {found} are in the tables as done");
         }
@@ -213,19 +260,29 @@ impl Load {
         self,
         caller: usize,
         engine: Engine,
+        payload: Bytes,
         signals: Arc<Signals>,
         turns: Arc<Semaphore>,
     ) -> anyhow::Result<Latencies> {
         let mut latencies = Latencies::with_room(4_096);
         let mut nth = 0;
         while !signals.stop.load(Ordering::Relaxed) {
-            let command = self.work.command(caller, nth);
+            let command = self.work.command(payload.clone(), caller, nth);
+            // Neighbouring callers begin with different tenants, and each goes to all of them.
+            let tenant = TenantId(u128::from((caller + nth) as u64 % self.shape.tenants) + 1);
             if self.rate.is_some() {
                 turns.acquire().await?.forget();
             }
             let asked = Instant::now();
-            match engine.submit(TENANT, command).await {
-                Ok(_) => {
+            let answer = match (self.work, command) {
+                // Waited for to the end: what is begun takes far longer than to begin it.
+                (Work::Entries { .. }, Command::StartRun { start }) => {
+                    engine.start_and_wait(tenant, start, DRAIN_MAX).await.map(drop)
+                }
+                (_, command) => engine.submit(tenant, command).await.map(drop),
+            };
+            match answer {
+                Ok(()) => {
                     nth += 1;
                     signals.accepted.fetch_add(1, Ordering::Relaxed);
                     if signals.counting.load(Ordering::Relaxed) {
@@ -241,6 +298,19 @@ impl Load {
             }
         }
         Ok(latencies)
+    }
+}
+
+impl Load {
+    async fn runs_live(self, engine: &Engine) -> anyhow::Result<u64> {
+        let mut live = 0;
+        for tenant in self.shape.tenants() {
+            match engine.submit(tenant, Command::Count).await? {
+                (Reply::Counts(counts), _) => live += counts.runs_live,
+                (other, _) => bail!("asked for counts, answered {other:?}"),
+            }
+        }
+        Ok(live)
     }
 }
 
@@ -262,11 +332,4 @@ fn counters(engine: &Engine) -> (u64, u64) {
 
 fn unapplied(engine: &Engine) -> usize {
     engine.stats().map(|(_, unapplied)| unapplied).sum()
-}
-
-async fn runs_live(engine: &Engine) -> anyhow::Result<u64> {
-    match engine.submit(TENANT, Command::Count).await? {
-        (Reply::Counts(counts), _) => Ok(counts.runs_live),
-        (other, _) => bail!("asked for counts, answered {other:?}"),
-    }
 }

@@ -15,7 +15,11 @@ use clap::Parser;
 use mainspring_bench::latency::median;
 use mainspring_bench::{Machine, Place};
 
-use crate::load::{Load, Measured, Work};
+use crate::load::{Load, Measured, Shape, Work};
+
+/// As the server has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
 #[command(about = "Load on an engine in this process")]
@@ -44,10 +48,22 @@ struct Args {
     /// Threads of the runtime that callers and worker share.
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Entries in the journal of each run; several numbers are measured in turn.
+    #[arg(long, value_delimiter = ',', conflicts_with = "sends")]
+    entries: Vec<u32>,
     /// Runs that ended before, in the store of each line; several numbers are measured in turn. The stores are then kept
     /// from one measurement to the next.
     #[arg(long, value_delimiter = ',', conflicts_with = "postgres")]
     finished: Vec<u64>,
+    /// Bytes of each input, message, result and output; several numbers are measured in turn.
+    #[arg(long, value_delimiter = ',', default_value = "34")]
+    payload: Vec<usize>,
+    /// Tenants, each with a worker; several numbers are measured in turn.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    tenants: Vec<u64>,
+    /// Workers of each tenant; several numbers are measured in turn.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    workers: Vec<u64>,
     /// A PostgreSQL to put the stores in rather than directories. Each makes a schema `bench_...`, which is left behind.
     #[arg(long)]
     postgres: Option<String>,
@@ -59,7 +75,12 @@ fn main() -> anyhow::Result<()> {
     let place = Place::below(args.dir.as_deref())?;
     let machine = Machine::measure(place.path())?;
     println!("machine: {machine}");
-    let mut stores = Vec::new();
+    let runs = if args.sends { Work::Sends { sessions: args.sessions.max(1) } } else { Work::Runs };
+    let mut works: Vec<Work> = args.entries.iter().map(|&each| Work::Entries { each }).collect();
+    if works.is_empty() {
+        works.push(runs);
+    }
+    let mut stores: Vec<(u64, Option<PathBuf>)> = Vec::new();
     for finished in args.finished {
         let dir = place.path().join(format!("finished-{finished}"));
         finished::fill(&dir, finished)?;
@@ -68,16 +89,28 @@ fn main() -> anyhow::Result<()> {
     if stores.is_empty() {
         stores.push((0, None));
     }
-    let work = if args.sends { Work::Sends { sessions: args.sessions.max(1) } } else { Work::Runs };
-    println!("one transition = one command durable before its answer: {}", work.meaning());
+    let mut lines = Vec::new();
+    for &work in &works {
+        for (finished, dir) in &stores {
+            for (&payload, &tenants, &workers) in product(&args.payload, &args.tenants, &args.workers) {
+                let shape = Shape { finished: *finished, payload, tenants: tenants.max(1), workers: workers.max(1) };
+                lines.push((work, shape, dir.clone()));
+            }
+        }
+    }
+    println!("one transition = one command durable before its answer: {}", works[0].meaning());
     if let Some(rate) = args.rate {
         println!("callers share {rate} asks per second; each of them has a completion beside it");
     }
     println!("medians of {} x {} s; times from submit to durable answer\n", args.rounds, args.seconds);
     println!(
-        "{:>7} {:>10} {:>13} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8} {:>10} {:>8} {:>7} {:>9}",
+        "{:>7} {:>7} {:>9} {:>8} {:>7} {:>7} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>7} {:>10} {:>7} {:>6} {:>9}",
         "callers",
+        "entries",
         "finished",
+        "payload",
+        "tenants",
+        "workers",
         "transitions/s",
         "x disk",
         "ask p50",
@@ -92,25 +125,20 @@ fn main() -> anyhow::Result<()> {
         "checked"
     );
     for &callers in &args.callers {
-        let load = Load {
-            callers,
-            rate: args.rate,
-            work,
-            counted: Duration::from_secs_f64(args.seconds),
-            threads: args.threads.max(1),
-        };
         // In turn, so that whatever else happens on the machine happens to all of them.
-        let mut rounds: Vec<Vec<Measured>> = stores.iter().map(|_| Vec::new()).collect();
+        let mut rounds: Vec<Vec<Measured>> = lines.iter().map(|_| Vec::new()).collect();
         for _ in 0..args.rounds.max(1) {
-            for ((_, dir), rounds) in stores.iter().zip(&mut rounds) {
+            for (&(work, shape, ref dir), rounds) in lines.iter().zip(&mut rounds) {
+                let counted = Duration::from_secs_f64(args.seconds);
+                let load = Load { shape, callers, rate: args.rate, work, counted, threads: args.threads.max(1) };
                 rounds.push(match dir {
                     Some(dir) => load.measure_in(dir)?,
                     None => load.measure(&place, args.postgres.as_deref())?,
                 });
             }
         }
-        for ((finished, _), rounds) in stores.iter().zip(&rounds) {
-            line(callers, *finished, rounds, &machine);
+        for (&(work, shape, _), rounds) in lines.iter().zip(&rounds) {
+            line(callers, work, shape, rounds, &machine);
         }
     }
     println!(
@@ -121,12 +149,25 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Each with each.
+fn product<'a>(
+    payloads: &'a [usize],
+    tenants: &'a [u64],
+    workers: &'a [u64],
+) -> impl Iterator<Item = (&'a usize, &'a u64, &'a u64)> {
+    let pairs = move |payload| tenants.iter().flat_map(move |t| workers.iter().map(move |w| (payload, t, w)));
+    payloads.iter().flat_map(pairs)
+}
+
 #[expect(clippy::print_stdout, reason = "the results are this program's output")]
-fn line(callers: usize, finished: u64, rounds: &[Measured], machine: &Machine) {
+fn line(callers: usize, work: Work, shape: Shape, rounds: &[Measured], machine: &Machine) {
+    let Shape { finished, payload, tenants, workers } = shape;
+    let entries = if let Work::Entries { each } = work { each } else { 0 };
     let of = |figure: fn(&Measured) -> f64| median(rounds.iter().map(figure));
     let rate = of(|m| m.transitions_per_second);
     println!(
-        "{callers:>7} {finished:>10} {rate:>13.0} {:>9.1} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>8.0} {:>8.0} {:>10.0} {:>8.2} {:>7.0} {:>9.0}",
+        "{callers:>7} {entries:>7} {finished:>9} {payload:>8} {tenants:>7} {workers:>7} {rate:>13.0} {:>8.1} {:>8.3} \
+         {:>8.3} {:>8.3} {:>8.3} {:>7.0} {:>7.0} {:>10.0} {:>7.2} {:>6.0} {:>9.0}",
         rate / machine.sync.per_second,
         of(|m| m.ask_p50_ms),
         of(|m| m.ask_p99_ms),

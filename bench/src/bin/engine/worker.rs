@@ -9,13 +9,12 @@ use mainspring_bench::Latencies;
 use mainspring_core::command::Claim;
 use mainspring_core::journal::{Request, Wait};
 use mainspring_core::place::SLOT;
-use mainspring_core::{Command, Dispatch, Effect, NewWorker, WorkerId};
+use mainspring_core::{Command, Dispatch, Effect, NewWorker, TenantId, WorkerId};
 use mainspring_engine::{Engine, WorkerInbox};
 use tokio::task::JoinHandle;
 
-use crate::load::{PAYLOAD, Signals, TENANT};
+use crate::load::{Signals, Work};
 
-const WORKER: WorkerId = WorkerId(1);
 /// More than any measurement has in hand, so that slots never decide the result.
 const SLOTS: u32 = 10_000_000;
 /// As many messages as an inbox holds: a turn takes all that waits.
@@ -25,16 +24,15 @@ const TAKEN_AT_ONCE: usize = 1_024;
 
 /// A worker at work.
 pub(crate) struct Worker {
-    engine: Engine,
-    latencies: Arc<Mutex<Latencies>>,
+    host: Host,
     work: JoinHandle<()>,
 }
 
 impl Worker {
-    pub(crate) async fn start(engine: &Engine, action: &str, signals: Arc<Signals>) -> anyhow::Result<Worker> {
-        let inbox = engine.hub().connect_worker(TENANT, WORKER);
+    pub(crate) async fn start(host: Host, action: &str) -> anyhow::Result<Worker> {
+        let inbox = host.engine.hub().connect_worker(host.tenant, host.id);
         let announce = Command::RegisterWorker {
-            worker: WORKER,
+            worker: host.id,
             new: NewWorker {
                 name: "bench".into(),
                 actions: [action.to_owned()].into(),
@@ -45,43 +43,56 @@ impl Worker {
             lease_ms: None,
             holds: Vec::new(),
         };
-        engine.submit(TENANT, announce).await?;
-        let latencies = Arc::new(Mutex::new(Latencies::with_room(1 << 20)));
-        let host = Host { engine: engine.clone(), signals, latencies: latencies.clone() };
-        Ok(Worker { engine: engine.clone(), latencies, work: tokio::spawn(host.work(inbox)) })
+        host.engine.submit(host.tenant, announce).await?;
+        Ok(Worker { work: tokio::spawn(host.clone().work(inbox)), host })
     }
 
-    /// The latencies of completions counted so far.
-    pub(crate) fn latencies(&self) -> Latencies {
-        std::mem::take(&mut *self.latencies.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+    /// Ends it; gives the latencies of the completions that were counted.
+    pub(crate) async fn stop(self) -> anyhow::Result<Latencies> {
         self.work.abort();
-        self.engine.hub().disconnect_worker(TENANT, WORKER);
-        self.engine.submit(TENANT, Command::RemoveWorker { worker: WORKER }).await?;
-        Ok(())
+        let Host { engine, tenant, id, latencies, .. } = self.host;
+        engine.hub().disconnect_worker(tenant, id);
+        engine.submit(tenant, Command::RemoveWorker { worker: id }).await?;
+        Ok(std::mem::take(&mut *latencies.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
+/// What a worker works with.
 #[derive(Clone)]
-struct Host {
+pub(crate) struct Host {
     engine: Engine,
+    tenant: TenantId,
+    id: WorkerId,
+    work: Work,
+    payload: Bytes,
     signals: Arc<Signals>,
     latencies: Arc<Mutex<Latencies>>,
 }
 
 impl Host {
+    pub(crate) fn new(
+        engine: &Engine,
+        tenant: TenantId,
+        id: WorkerId,
+        work: Work,
+        payload: Bytes,
+        signals: Arc<Signals>,
+    ) -> Host {
+        let latencies = Arc::new(Mutex::new(Latencies::default()));
+        Host { engine: engine.clone(), tenant, id, work, payload, signals, latencies }
+    }
+
     async fn work(self, mut inbox: WorkerInbox) {
         let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
         while inbox.recv_many(&mut taken, TAKEN_AT_ONCE).await > 0 {
             for effect in taken.drain(..) {
                 let Effect::Dispatch(given) = effect else { continue };
-                let Dispatch { task, attempt, invocation, messages_waiting, .. } = *given;
-                let claim = Claim { worker: Some(WORKER), task, attempt, invocation: Some(invocation) };
-                match messages_waiting {
-                    Some(_) => self.receive(claim),
-                    None => self.complete(claim),
+                let Dispatch { task, attempt, invocation, .. } = *given;
+                let claim = Claim { worker: Some(self.id), task, attempt, invocation: Some(invocation) };
+                match self.work {
+                    Work::Runs => self.complete(claim),
+                    Work::Sends { .. } => self.receive(claim),
+                    Work::Entries { each } => self.record(claim, 0, each),
                 }
             }
         }
@@ -92,7 +103,7 @@ impl Host {
         let request = Request::Receive { wait: Wait::For(0), messages_max: MESSAGES_MAX, close_on_timeout: false };
         let host = self.clone();
         self.engine.submit_with(
-            TENANT,
+            self.tenant,
             Command::Journal { claim, position: 0, before: Vec::new(), request },
             Box::new(move |answer| {
                 if answer.is_ok() {
@@ -103,11 +114,30 @@ impl Host {
         );
     }
 
+    /// Records one entry after the other, each once the one before is durable, and then completes.
+    fn record(&self, claim: Claim, position: u32, each: u32) {
+        if position == each {
+            return self.complete(claim);
+        }
+        let request = Request::Run { name: "step".to_owned(), result: Ok(self.payload.clone()), took_ms: 0 };
+        let host = self.clone();
+        self.engine.submit_with(
+            self.tenant,
+            Command::Journal { claim, position, before: Vec::new(), request },
+            Box::new(move |answer| {
+                if answer.is_ok() {
+                    host.count();
+                    host.record(claim, position + 1, each);
+                }
+            }),
+        );
+    }
+
     fn complete(&self, claim: Claim) {
         let (host, asked) = (self.clone(), Instant::now());
         self.engine.submit_with(
-            TENANT,
-            Command::Complete { claim, output: Bytes::from_static(PAYLOAD) },
+            self.tenant,
+            Command::Complete { claim, output: self.payload.clone() },
             Box::new(move |answer| {
                 if answer.is_ok() && host.count() {
                     host.latencies.lock().unwrap_or_else(PoisonError::into_inner).add(asked.elapsed());

@@ -29,6 +29,10 @@ use mainspring_postgres::{Postgres, PostgresOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+/// As the server has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const TENANT: TenantId = TenantId(1);
 /// Functions at once.
 const SLOTS: u32 = 100_000;

@@ -2,9 +2,10 @@
 //! are carried out by.
 //!
 //! It says of each task that it is done, not that it has begun as well: what a task of no duration gains by that is
-//! nothing. It registers `noop`; `steps`, which is three tasks one after the other; and `fan-out`, which starts so many
-//! `noop` and waits for all of them.
+//! nothing. What is done while reports are on their way is reported together. It registers `noop`; `steps`, which is three
+//! tasks one after the other; and `fan-out`, which starts so many `noop` and waits for all of them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,20 +13,23 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use futures_util::future::join_all;
 use mainspring_bench::tally;
-use mainspring_bench::wire::{Bearer, CALLS_PER_CHANNEL, Wire, connect};
+use mainspring_bench::wire::{Bearer, Wire, connect};
 use mainspring_hatchet::wire::root::dispatcher_client::DispatcherClient;
 use mainspring_hatchet::wire::root::workflow_service_client::WorkflowServiceClient;
 use mainspring_hatchet::wire::root::{
-    ActionType, AssignedAction, BulkTriggerWorkflowRequest, HeartbeatRequest, StepActionEvent, StepActionEventType,
-    SubscribeToWorkflowRunsRequest, WorkerListenRequest, WorkerRegisterRequest,
+    ActionType, AssignedAction, BatchActionEvent, BatchActionEventItem, BulkTriggerWorkflowRequest, HeartbeatRequest,
+    StepActionEventType, SubscribeToWorkflowRunsRequest, WorkerListenRequest, WorkerRegisterRequest,
 };
 use mainspring_hatchet::wire::v1::admin_service_client::AdminServiceClient;
 use mainspring_hatchet::wire::v1::{CreateTaskOpts, CreateWorkflowVersionRequest, TriggerWorkflowRequest};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
-/// Connections it reports on.
+/// Connections it reports on, each with one report of each action on its way.
 const CONNECTIONS: usize = 2;
+/// Tasks in one report.
+const REPORTED_AT_ONCE: usize = 1_000;
 /// Children asked for in one request.
 const BULK: u64 = 500;
 
@@ -47,8 +51,14 @@ struct Args {
 struct Worker {
     id: String,
     wire: Wire,
-    reporters: Arc<Vec<(DispatcherClient<Wire>, Semaphore)>>,
-    done: Arc<AtomicU64>,
+    reporters: Arc<Vec<mpsc::UnboundedSender<Ended>>>,
+}
+
+/// A task that came to its end.
+struct Ended {
+    action: String,
+    kind: StepActionEventType,
+    item: BatchActionEventItem,
 }
 
 // One thread: on few cores, the server and the load have more use for the others.
@@ -70,12 +80,15 @@ async fn main() -> anyhow::Result<()> {
     };
     let id = dispatcher.register(request).await?.into_inner().worker_id;
     let mut stream = dispatcher.listen_v2(WorkerListenRequest { worker_id: id.clone() }).await?.into_inner();
+    let done = tally::counted_in(args.tally);
     let mut reporters = Vec::new();
     for _ in 0..CONNECTIONS {
         let client = DispatcherClient::new(connect(&args.url, &bearer).await?);
-        reporters.push((client, Semaphore::new(CALLS_PER_CHANNEL)));
+        let (say, said) = mpsc::unbounded_channel();
+        tokio::spawn(report(client, id.clone(), said, done.clone()));
+        reporters.push(say);
     }
-    let worker = Worker { id, wire, reporters: Arc::new(reporters), done: tally::counted_in(args.tally) };
+    let worker = Worker { id, wire, reporters: Arc::new(reporters) };
     let (mut beating, worker_id) = (dispatcher.clone(), worker.id.clone());
     tokio::spawn(async move {
         loop {
@@ -94,6 +107,43 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     anyhow::bail!("the server ended the stream")
+}
+
+/// Reports what came to its end, all that there is each time.
+async fn report(
+    client: DispatcherClient<Wire>,
+    worker_id: String,
+    mut said: mpsc::UnboundedReceiver<Ended>,
+    done: Arc<AtomicU64>,
+) {
+    let mut taken = Vec::new();
+    while said.recv_many(&mut taken, REPORTED_AT_ONCE).await > 0 {
+        let mut reports: BTreeMap<(String, StepActionEventType), Vec<BatchActionEventItem>> = BTreeMap::new();
+        for Ended { action, kind, item } in taken.drain(..) {
+            reports.entry((action, kind)).or_default().push(item);
+        }
+        join_all(reports.into_iter().map(|((action_id, kind), items)| {
+            let (mut client, done, count) = (client.clone(), done.clone(), items.len() as u64);
+            let noop = action_id == "bench:noop";
+            let event = BatchActionEvent {
+                worker_id: worker_id.clone(),
+                action_id,
+                event_type: kind.into(),
+                items,
+                ..BatchActionEvent::default()
+            };
+            async move {
+                match client.send_batch_action_event(event).await {
+                    Ok(_) if noop => {
+                        done.fetch_add(count, Ordering::Relaxed);
+                    }
+                    Ok(_) => {}
+                    Err(status) => eprintln!("a report was not taken: {status}"),
+                }
+            }
+        }))
+        .await;
+    }
 }
 
 fn workflows() -> [CreateWorkflowVersionRequest; 3] {
@@ -125,23 +175,14 @@ impl Worker {
             },
             _ => (StepActionEventType::StepEventTypeCompleted, "{}".to_owned()),
         };
-        let event = StepActionEvent {
-            worker_id: self.id.clone(),
+        let item = BatchActionEventItem {
             task_run_external_id: action.task_run_external_id,
-            event_type: ended.0.into(),
             event_payload: ended.1,
             retry_count: Some(action.retry_count),
-            ..StepActionEvent::default()
+            ..BatchActionEventItem::default()
         };
-        let (client, calls) = &self.reporters[nth % self.reporters.len()];
-        let _call = calls.acquire().await;
-        match client.clone().send_step_action_event(event).await {
-            Ok(_) if action.action_id == "bench:noop" => {
-                self.done.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(_) => {}
-            Err(status) => eprintln!("a report was not taken: {status}"),
-        }
+        let _ =
+            self.reporters[nth % self.reporters.len()].send(Ended { action: action.action_id, kind: ended.0, item });
     }
 
     /// Starts children and waits for the end of each; gives how many.

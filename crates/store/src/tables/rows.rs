@@ -13,7 +13,7 @@ use crate::backend::{Range, Rows, run_bounds};
 use crate::reader::{RawRows, RunFilter};
 
 /// Connections kept open for readers. More readers than this open one for themselves.
-const CONNECTIONS_KEPT_MAX: usize = 4;
+const CONNECTIONS_KEPT_MAX: usize = 8;
 
 /// The reading side of the tables in a file.
 #[derive(Debug)]

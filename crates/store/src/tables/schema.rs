@@ -45,10 +45,11 @@ pub(super) fn live_query(table: Table) -> Option<&'static str> {
         Table::Tenant => Some("SELECT key, body FROM tenants"),
         Table::Workflow => Some("SELECT key, body FROM workflows"),
         Table::Run => Some("SELECT key, body FROM runs INDEXED BY runs_live WHERE live = 1 ORDER BY key"),
-        // A task's key begins with its run's key, so the tasks of a live run are one short range.
+        // A task's key begins with its run's key, so the tasks of a live run are one short range, which is read in its
+        // own order. To ask for that as well would have SQLite sort each of these ranges.
         Table::Task => Some(
             "SELECT t.key, t.body FROM runs r INDEXED BY runs_live CROSS JOIN tasks t \
-             WHERE r.live = 1 AND t.key > r.key AND t.key < CAST(r.key || x'ffffff' AS BLOB) ORDER BY r.key, t.key",
+             WHERE r.live = 1 AND t.key > r.key AND t.key < CAST(r.key || x'ffffff' AS BLOB) ORDER BY r.key",
         ),
         Table::Message => Some("SELECT key, body FROM messages INDEXED BY messages_live WHERE live = 1 ORDER BY key"),
         Table::Inbox => Some("SELECT key, body FROM inboxes"),
@@ -60,7 +61,7 @@ pub(super) fn live_query(table: Table) -> Option<&'static str> {
         Table::Child => Some(
             "SELECT c.key, c.body FROM runs r INDEXED BY runs_live CROSS JOIN children c \
              WHERE r.live = 1 AND c.key > r.key AND c.key < CAST(r.key || x'ffffffffffffffffffffff' AS BLOB) \
-             ORDER BY r.key, c.key",
+             ORDER BY r.key",
         ),
         Table::Stream => Some("SELECT key, body FROM streams"),
         Table::StreamPart => Some("SELECT key, body FROM stream_parts"),
