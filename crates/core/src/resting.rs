@@ -46,6 +46,37 @@ struct Rest {
     suspended: u16,
 }
 
+/// How many of a run's tasks are in the states that somebody asks for.
+#[derive(Default)]
+struct Tally {
+    queued: u16,
+    running: u16,
+    judged: u16,
+    suspended: u16,
+}
+
+impl Tally {
+    fn of(tasks: &[TaskRow]) -> Tally {
+        let mut tally = Tally::default();
+        for task in tasks {
+            match task.state {
+                TaskState::Queued { .. } => tally.queued += 1,
+                TaskState::Running { .. } => tally.running += 1,
+                TaskState::Judged { .. } => tally.judged += 1,
+                TaskState::Suspended { .. } => tally.suspended += 1,
+                TaskState::Blocked
+                | TaskState::Backoff { .. }
+                | TaskState::Parked
+                | TaskState::Completed
+                | TaskState::Failed
+                | TaskState::Cancelled
+                | TaskState::Skipped => {}
+            }
+        }
+        tally
+    }
+}
+
 /// What is packed. In memory only, so it has no version.
 #[derive(Serialize, Deserialize)]
 struct Packed<R, T, C, N> {
@@ -61,25 +92,14 @@ type Unpacked = Packed<RunRow, Vec<TaskRow>, BTreeSet<RunId>, BTreeMap<(u16, Str
 impl Rest {
     /// Packs a run, if it waits for something that is found without looking at it.
     fn of(run: &Run) -> Option<Rest> {
-        let (mut queued, mut suspended) = (0, 0);
-        for task in &run.tasks {
-            match task.state {
-                // Somebody is at work on it, or is to be asked again after a restart.
-                TaskState::Running { .. } | TaskState::Judged { .. } => return None,
-                TaskState::Queued { .. } => queued += 1,
-                TaskState::Suspended { .. } => suspended += 1,
-                TaskState::Blocked
-                | TaskState::Backoff { .. }
-                | TaskState::Parked
-                | TaskState::Completed
-                | TaskState::Failed
-                | TaskState::Cancelled
-                | TaskState::Skipped => {}
-            }
-            // A task is packed as its row is written, which leaves those entries out that have rows of their own.
-            if task.pending.values().any(|pending| pending.apart) {
-                return None;
-            }
+        let Tally { queued, running, judged, suspended } = Tally::of(&run.tasks);
+        // Somebody is at work on it, or is to be asked again after a restart.
+        if running + judged > 0 {
+            return None;
+        }
+        // A task is packed as its row is written, which leaves those entries out that have rows of their own.
+        if run.tasks.iter().any(|task| task.pending.values().any(|pending| pending.apart)) {
+            return None;
         }
         let Run { row, def, tasks, children, named, log_lines } = run;
         let packed = postcard::to_allocvec(&Packed { row, tasks, children, named, log_lines: *log_lines });
@@ -171,32 +191,16 @@ impl Runs {
     pub(crate) fn count(&self, counts: &mut Counts) {
         counts.runs_live += self.slots.len() as u64;
         for slot in self.slots.values() {
-            let state = match (slot.awake.get(), &slot.rest) {
-                (Some(run), _) => {
-                    for task in &run.tasks {
-                        match task.state {
-                            TaskState::Queued { .. } => counts.tasks_queued += 1,
-                            TaskState::Running { .. } => counts.tasks_running += 1,
-                            TaskState::Suspended { .. } => counts.tasks_suspended += 1,
-                            TaskState::Blocked
-                            | TaskState::Judged { .. }
-                            | TaskState::Backoff { .. }
-                            | TaskState::Parked
-                            | TaskState::Completed
-                            | TaskState::Failed
-                            | TaskState::Cancelled
-                            | TaskState::Skipped => {}
-                        }
-                    }
-                    run.row.state
-                }
+            let (state, tally) = match (slot.awake.get(), &slot.rest) {
+                (Some(run), _) => (run.row.state, Tally::of(&run.tasks)),
                 (None, Some(rest)) => {
-                    counts.tasks_queued += u64::from(rest.queued);
-                    counts.tasks_suspended += u64::from(rest.suspended);
-                    rest.state
+                    (rest.state, Tally { queued: rest.queued, suspended: rest.suspended, ..Tally::default() })
                 }
                 (None, None) => unreachable!("a run is awake or at rest"),
             };
+            counts.tasks_queued += u64::from(tally.queued);
+            counts.tasks_running += u64::from(tally.running);
+            counts.tasks_suspended += u64::from(tally.suspended);
             match state {
                 RunState::Queued => counts.runs_queued += 1,
                 RunState::Parked => counts.runs_parked += 1,
