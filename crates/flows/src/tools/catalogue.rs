@@ -167,7 +167,7 @@ impl Catalogue {
             return Err(CatalogueError::Findings(found));
         }
         let told = json!({ "tool": name, "policy": tool.policy, "available": tool.available });
-        let version = self.write(TOOL, name, &tool, None, VERSIONS_KEPT, "tool.defined", &told).await?;
+        let (version, _) = self.write(TOOL, name, &tool, None, VERSIONS_KEPT, "tool.defined", &told).await?;
         Ok((version, advice))
     }
 
@@ -178,11 +178,10 @@ impl Catalogue {
     pub async fn remove(&self, name: &str) -> Result<bool, ClientError> {
         let Some(entry) = self.tool(name).await? else { return Ok(false) };
         let told = json!({ "tool": name });
-        self.write(TOOL, name, &entry.tool, Some(0), VERSIONS_KEPT, "tool.removed", &told).await?;
+        let (_, changes) = self.write(TOOL, name, &entry.tool, Some(0), VERSIONS_KEPT, "tool.removed", &told).await?;
         // It ends with the millisecond in which that was decided, by a clock that may be one ahead of this one.
-        let (tenant, now) = (self.client.tenant(), self.client.engine().world().elapsed_ms());
-        let changes = self.known.forget(tenant, name);
-        self.known.put(changes, tenant, name, now, None);
+        let now = self.client.engine().world().elapsed_ms();
+        self.known.put(changes, self.client.tenant(), name, now, None);
         Ok(true)
     }
 
@@ -319,6 +318,7 @@ impl Catalogue {
         Ok(others)
     }
 
+    /// Answers the document's version, and how many changes there were by now.
     #[allow(clippy::too_many_arguments, reason = "a document has that many parts")]
     async fn write(
         &self,
@@ -329,14 +329,13 @@ impl Catalogue {
         history: u32,
         told: &str,
         data: &Value,
-    ) -> Result<u64, ClientError> {
+    ) -> Result<(u64, u64), ClientError> {
         let body = serde_json::to_vec(value).map(Bytes::from);
         let body = body.map_err(|error| ClientError::Json { what: "the tool", cause: error.to_string() })?;
         let put = PutDocument { key: DocumentKey::new(kind, name), expect: None, body, ttl_ms, history };
         let event = Some((told.to_owned(), None, Bytes::from(data.to_string())));
         let version = self.client.put_document(put, None, Guard::default(), event).await?;
-        self.known.forget(self.client.tenant(), name);
-        Ok(version)
+        Ok((version, self.known.forget(self.client.tenant(), name)))
     }
 }
 
