@@ -5,6 +5,9 @@
 //! a restart reads; a run that starts and ends between two applications never touches that index.
 
 mod apply;
+mod paced;
+#[cfg(test)]
+mod power;
 mod rows;
 mod schema;
 mod sweep;
@@ -21,6 +24,8 @@ use rusqlite::Connection;
 use crate::backend::TableStore;
 use crate::retention::{self, Retention, Sweep, Swept};
 use crate::unapplied::Batch;
+
+use paced::Paced;
 
 pub use apply::{Folded, fold};
 pub use rows::SqliteRows;
@@ -94,7 +99,10 @@ pub enum TablesError {
 #[derive(Debug)]
 pub struct SqliteTables {
     connection: Connection,
+    paced: Paced,
     path: PathBuf,
+    /// Why nobody knows what of them is on the disk.
+    unsure: Option<String>,
 }
 
 impl SqliteTables {
@@ -113,15 +121,53 @@ impl SqliteTables {
         if found < schema::VERSION {
             schema::bring_up(&connection, found).map_err(fail)?;
         }
-        Ok(SqliteTables { connection, path: path.to_owned() })
+        let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(fail)?;
+        let paced = Paced::open(path, page.unsigned_abs());
+        let paced = paced.map_err(|source| TablesError::Dir { path: path.to_owned(), source })?;
+        Ok(SqliteTables { connection, paced, path: path.to_owned(), unsure: None })
     }
 
     fn fail(&self, source: rusqlite::Error) -> TablesError {
         TablesError::Sqlite { path: self.path.clone(), source }
     }
 
+    /// How many frames SQLite's write-ahead log has.
+    fn frames(&self) -> Result<u64, TablesError> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get::<_, i64>(1))
+            .map(|frames| u64::try_from(frames).unwrap_or(0))
+            .map_err(|source| self.fail(source))
+    }
+
+    /// The disk would not make something durable. What it kept of that is not known, and asked again it may say that all
+    /// is well; so nothing is written over what is known to be durable any more.
+    fn not_durable(&mut self, error: &std::io::Error) -> TablesError {
+        let cause = format!(
+            "{} could not be made durable ({error}); nothing is lost, the log is kept: mend the disk and restart",
+            self.path.display()
+        );
+        self.unsure = Some(cause.clone());
+        TablesError::Unusable { cause }
+    }
+
+    fn sure(&self) -> Result<(), TablesError> {
+        self.unsure.clone().map_or(Ok(()), |cause| Err(TablesError::Unusable { cause }))
+    }
+
+    /// Has SQLite copy its write-ahead log to the tables, and whether anything kept it from copying all of it. Its file is
+    /// written over from the beginning afterwards, not cut: giving the space back and taking it again keeps the log's
+    /// writes waiting, for 50 ms at a time.
+    fn copy(&self) -> rusqlite::Result<bool> {
+        // Before and after it is made durable by us.
+        self.connection.execute_batch("PRAGMA synchronous = OFF")?;
+        let busy = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, i64>(0));
+        self.connection.execute_batch(schema::SYNCHRONOUS)?;
+        busy.map(|busy| busy != 0)
+    }
+
     /// Writes rows as they are, past the log, in one transaction.
     pub(crate) fn write(&mut self, folded: Folded<'_>) -> Result<(), TablesError> {
+        self.sure()?;
         let path = self.path.clone();
         let fail = |source| TablesError::Sqlite { path: path.clone(), source };
         let transaction = self.connection.transaction().map_err(fail)?;
@@ -154,19 +200,25 @@ impl TableStore for SqliteTables {
     }
 
     fn apply(&mut self, batches: &[Arc<Batch>]) -> Result<Applied, TablesError> {
+        self.sure()?;
         let path = self.path.clone();
-        apply::apply(&mut self.connection, batches, &path)
+        let applied = apply::apply(&mut self.connection, batches, &path)?;
+        // It is applied, whatever becomes of this.
+        if let Ok(frames) = self.frames() {
+            self.paced.hand_over(frames);
+        }
+        Ok(applied)
     }
 
     fn checkpoint(&mut self) -> Result<(), TablesError> {
-        // A reader that holds an old snapshot keeps SQLite from copying and syncing everything. That is not an error to
-        // SQLite, it is said in the first column. Its file is written over from the beginning afterwards, not cut: giving
-        // the space back and taking it again keeps the log's writes waiting, for 50 ms at a time.
-        let busy: i64 = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))
-            .map_err(|source| self.fail(source))?;
-        if busy == 0 {
+        self.sure()?;
+        let frames = self.frames()?;
+        let pages = self.paced.sync_wal(frames).map_err(|error| self.not_durable(&error))?;
+        let busy = self.copy().map_err(|source| self.fail(source));
+        // Also if not all was copied: SQLite does not copy it again.
+        self.paced.sync_tables(&pages).map_err(|error| self.not_durable(&error))?;
+        // A reader that holds an old snapshot keeps SQLite from copying everything. That is not an error to SQLite.
+        if !busy? {
             return Ok(());
         }
         Err(TablesError::Unavailable {
@@ -181,6 +233,7 @@ impl TableStore for SqliteTables {
         sweep: &mut Sweep,
         rows_max: usize,
     ) -> Result<Swept, TablesError> {
+        self.sure()?;
         let path = self.path.clone();
         let fail = |source| TablesError::Sqlite { path: path.clone(), source };
         let transaction = self.connection.transaction().map_err(fail)?;
@@ -233,6 +286,32 @@ mod tests {
 
         reader.execute_batch("COMMIT").expect("the snapshot is let go");
         tables.checkpoint().expect("nobody reads any more");
+    }
+
+    #[test]
+    fn tables_whose_disk_refused_take_nothing_more_until_they_are_opened_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("tables.sqlite");
+        let mut tables = SqliteTables::open(&path).expect("tables");
+        let batch = |position: u64| {
+            let mut out = mainspring_core::Out::new();
+            out.put(Table::Meta, b"partition", &mainspring_core::row::MetaRow { now: position, event_seq: 0 });
+            [Arc::new(Batch::new(position, out.take().writes))]
+        };
+        tables.apply(&batch(1)).expect("applied");
+        // The system makes nothing durable in there, and says so.
+        let disk = tables.paced.swap_wal(std::fs::File::open("/dev/null").expect("a file"));
+        let refused = tables.checkpoint().expect_err("it is not durable");
+        assert!(matches!(refused, TablesError::Unusable { .. }), "{refused}");
+        tables.paced.swap_wal(disk);
+        assert_eq!(tables.apply(&batch(2)).expect_err("nothing is written over").to_string(), refused.to_string());
+        assert_eq!(tables.checkpoint().expect_err("nor copied").to_string(), refused.to_string());
+        drop(tables);
+
+        let mut tables = SqliteTables::open(&path).expect("tables");
+        assert_eq!(tables.applied().expect("a position"), 1);
+        tables.apply(&batch(2)).expect("applied");
+        tables.checkpoint().expect("durable");
     }
 
     /// Tables as an earlier release left them: without the tables that came later.

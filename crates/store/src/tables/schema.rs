@@ -144,16 +144,17 @@ pub(super) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<
     connection.execute_batch(&sql)
 }
 
+/// What SQLite makes durable itself while the tables are written: the beginning of its write-ahead log, whenever it begins
+/// that again.
+pub(super) const SYNCHRONOUS: &str = "PRAGMA synchronous = NORMAL";
+
 pub(super) fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
-    // FULL: each commit is synced. That is not needed for safety, as the log has everything until a checkpoint, which is
-    // synced in any case; but what is synced little by little is not flushed all at once at the checkpoint, where a
-    // durable write of the log would wait behind it (60 ms for 16 MiB). Automatic checkpoints are off: the applier
-    // decides when.
+    // Automatic checkpoints are off: the applier decides when, and how is in `Paced`.
     connection.execute_batch(
-        "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-         PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY; \
-         PRAGMA busy_timeout = 10000;",
+        "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; \
+         PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY; PRAGMA busy_timeout = 10000;",
     )?;
+    connection.execute_batch(SYNCHRONOUS)?;
     prepare_any(connection)
 }
 
