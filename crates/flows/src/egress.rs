@@ -8,6 +8,7 @@ pub mod address;
 mod http;
 pub mod policy;
 mod resolve;
+mod trust;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 
 pub use http::{EgressOptions, HttpEgress};
 pub use policy::{Policy, Refused};
+pub(crate) use trust::tls;
 
 use crate::outside::Calling;
 

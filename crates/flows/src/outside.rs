@@ -12,7 +12,7 @@ use crate::agent::{AgentAnswer, AgentCall, AgentError, AgentRequest, DecideReque
 use crate::attempt;
 use crate::decision::Decision;
 use crate::deliver::{Delivery, Posted};
-use crate::egress::{Answer, CallLimits, Egress, EgressOptions, HttpEgress, Policy, Request};
+use crate::egress::{Answer, CallLimits, Egress, EgressOptions, HttpEgress, Policy, Request, tls};
 use crate::settings::{Secret, millis};
 use crate::sign;
 use crate::voice::Voice;
@@ -80,6 +80,7 @@ impl Web {
             .connect_timeout(Duration::from_secs(5))
             .pool_idle_timeout(Duration::from_secs(30))
             .redirect(reqwest::redirect::Policy::none())
+            .tls_backend_preconfigured(tls(&[])?)
             .build()
             .map_err(|error| format!("no HTTP client could be made: {}", root_of(&error)))?;
         let options = EgressOptions { policy: Policy::open(), extra_roots, ..EgressOptions::default() };

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::policy::{Policy, Refused, header_is_free};
 use super::resolve::Judged;
+use super::trust::tls;
 use super::{
     ANSWER_HEADER_BYTES_MAX, Answer, BodyEnd, CallLimits, Egress, Fault, REQUEST_BYTES_MAX, REQUEST_HEADER_BYTES_MAX,
     Request,
@@ -52,7 +53,7 @@ impl HttpEgress {
     pub fn new(options: EgressOptions) -> Result<Self, String> {
         let policy = Arc::new(options.policy);
         let resolver = Judged::new(policy.clone(), &options.name_servers)?;
-        let mut builder = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .dns_resolver(resolver)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -64,11 +65,8 @@ impl HttpEgress {
             .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
             .http1_max_headers(ANSWER_HEADERS_MAX)
             .http2_max_header_list_size(ANSWER_HEADER_BYTES_MAX as u32)
-            .user_agent(concat!("Mainspring/", env!("CARGO_PKG_VERSION")));
-        for pem in &options.extra_roots {
-            let root = reqwest::Certificate::from_pem(pem);
-            builder = builder.add_root_certificate(root.map_err(|error| format!("not a certificate: {error}"))?);
-        }
+            .user_agent(concat!("Mainspring/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(tls(&options.extra_roots)?);
         let client = builder.build().map_err(|error| format!("no HTTP client could be made: {}", root_of(&error)))?;
         Ok(HttpEgress { client, policy })
     }
