@@ -227,7 +227,7 @@ impl Recovery {
             // What it has in hand is known from its tasks.
             let (id, row) = (WorkerId(second(&key)?), read::<WorkerRow>(Table::Worker, &body)?);
             let workers = &mut core.tenants.entry(tenant_of(&key)?).or_default().workers;
-            let Worker { running, taken, local, .. } = workers.remove(&id).unwrap_or_default();
+            let Worker { running, taken, local, .. } = workers.remove(id).unwrap_or_default();
             workers.insert(id, Worker { running, taken, local, ..Worker::enrolled(row) });
         }
         for (key, body) in take(Table::Rate) {
@@ -275,18 +275,22 @@ impl Core {
             let mut lost = Vec::new();
             let workers: Vec<WorkerId> = step.t.workers.keys().copied().collect();
             for worker in workers {
-                let Some(known) = step.t.workers.get_mut(&worker) else { continue };
-                if known.local {
-                    lost.extend(core::mem::take(&mut known.running));
-                    step.t.workers.remove(&worker);
-                } else {
-                    known.away_since = Some(step.now);
+                if step.t.workers.get(&worker).is_some_and(|known| known.local) {
+                    lost.extend(step.t.workers.remove(worker).into_iter().flat_map(|known| known.running));
+                    continue;
+                }
+                let (now, forget_ms) = (step.now, step.limits.worker_forget_ms);
+                let until = step.t.workers.change(worker, |known| {
+                    known.away_since = Some(now);
                     // An enrolled worker with nothing in hand is only remembered.
                     let idle = known.running.is_empty() && known.row.is_some();
-                    let lease = if idle { step.limits.worker_forget_ms } else { known.lease_ms.unwrap_or(0) };
-                    let until = grace_until.max(step.now.saturating_add(lease));
+                    let lease = if idle { forget_ms } else { known.lease_ms.unwrap_or(0) };
+                    let until = grace_until.max(now.saturating_add(lease));
                     known.lease_until = Some(until);
                     known.given_up = idle;
+                    until
+                });
+                if let Some(until) = until {
                     step.timers.set(until, tenant, TimerKey::WorkerLease(worker));
                 }
             }
@@ -450,13 +454,17 @@ fn derive_run(tenant: &mut Tenant, timers: &mut Timers, tenant_id: TenantId, run
                 }
             }
             TaskState::Running { worker, local, deadline, .. } => {
-                let known = tenant.workers.entry(*worker).or_default();
-                known.local = *local;
-                if task.slots_released {
-                    known.running.insert(id);
-                } else {
-                    known.take(id, &def.slots);
+                if !tenant.workers.contains_key(worker) {
+                    tenant.workers.insert(*worker, Worker::default());
                 }
+                tenant.workers.change(*worker, |known| {
+                    known.local = *local;
+                    if task.slots_released {
+                        known.running.insert(id);
+                    } else {
+                        known.take(id, &def.slots);
+                    }
+                });
                 if let Some(deadline) = deadline {
                     timers.set(*deadline, tenant_id, TimerKey::ExecutionTimeout(id));
                 }

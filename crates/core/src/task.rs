@@ -156,7 +156,7 @@ impl Step<'_> {
         for action in actions {
             let Some(lines) = self.t.queues.get(&action) else { continue };
             // Without anybody who could take anything, many lines need not be looked at one by one.
-            if !self.t.workers.values().any(|worker| worker.offers(&action) && worker.has_any_room()) {
+            if !self.t.workers.any_room(&action) {
                 continue;
             }
             heads
@@ -164,7 +164,7 @@ impl Step<'_> {
         }
         while let Some((spot, action, wants)) = heads.pop_first() {
             // Nobody free for the first of a line means nobody for the rest of it.
-            let Some(worker) = self.free_worker(&action, &wants) else { continue };
+            let Some(worker) = self.t.workers.free_for(&action, &wants) else { continue };
             if let Err(short) = self.take_rates(&wants.rates) {
                 self.hold_line(&action, &wants, &short);
                 continue;
@@ -182,9 +182,12 @@ impl Step<'_> {
         let now = self.now;
         let messages_waiting = self.last_unread(id.run);
         let Some(run) = self.t.runs.get_mut(&id.run) else { return };
-        let Some(holder) = self.t.workers.get_mut(&worker) else { return };
         let def = &run.def.tasks[usize::from(id.index)];
-        holder.take(id, &def.slots);
+        let taken = self.t.workers.change(worker, |holder| {
+            holder.take(id, &def.slots);
+            holder.local
+        });
+        let Some(local) = taken else { return };
         let parents = def.parents.iter().map(|parent| (*parent, run.tasks[usize::from(*parent)].output)).collect();
         let errors = match def.when {
             When::ParentsEnded => Vec::new(),
@@ -196,7 +199,7 @@ impl Step<'_> {
         task.started_at = Some(now);
         task.worker = Some(worker);
         task.slots_released = false;
-        task.state = TaskState::Running { worker, local: holder.local, since: now, deadline };
+        task.state = TaskState::Running { worker, local, since: now, deadline };
         if let Some(deadline) = deadline {
             self.timers.set(deadline, self.tenant, TimerKey::ExecutionTimeout(id));
         }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::command::{Claim, Need};
 use crate::document::{DocumentKey, Mark};
-use crate::id::{Ms, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId, WorkerId};
+use crate::id::{Ms, PayloadId, RunId, TaskId, TenantId, TokenId, VersionId};
 use crate::inbox::Inbox;
 use crate::key::KeyQueue;
 use crate::machine::{Core, Step};
@@ -22,7 +22,7 @@ use crate::row::{self, IdempotencyRow, PayloadRef, TaskRow, TenantRow, TokenRow,
 use crate::stream::group::Handing;
 use crate::stream::{IdMarks, Stream};
 use crate::task::Spot;
-use crate::worker::Worker;
+use crate::worker::Workers;
 use crate::workflow::{TaskDef, WorkflowDef};
 use crate::write::{Out, Table};
 
@@ -51,7 +51,7 @@ pub(crate) struct Tenant {
     pub(crate) rates_seen: String,
     /// Rate limits that somebody waits for, in the order they are full again.
     pub(crate) refills: BTreeSet<(Ms, String)>,
-    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) workers: Workers,
     /// Waits for events, by the event's name and the scope waited for (`None` for any), so that an event looks only at
     /// the waits it completes.
     pub(crate) event_waits: BTreeMap<String, EventWaits>,

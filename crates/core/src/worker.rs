@@ -4,6 +4,8 @@
 //! is *enrolled* is reached over a wire whose clients keep their worker's id: it has a row, so that it may connect again
 //! under that id after a restart, and what it had in hand is still its own.
 
+mod order;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,11 +13,14 @@ use alloc::vec::Vec;
 use crate::command::{Claim, Held, NewWorker};
 use crate::id::{Ms, TaskId, WorkerId};
 use crate::machine::{Consequence, Step};
-use crate::place::{LabelValue, Wants};
+use crate::place::LabelValue;
 use crate::reply::{Refusal, Reply, WorkerView};
 use crate::row::{self, TaskState, WorkerRow};
 use crate::timer::TimerKey;
 use crate::write::Table;
+
+use order::Standing;
+pub(crate) use order::Workers;
 
 /// What is known of a worker.
 #[derive(Debug, Default)]
@@ -40,6 +45,8 @@ pub(crate) struct Worker {
     pub(crate) lease_until: Option<Ms>,
     /// Whether it was given up already and is only remembered, so that it may come back under its id.
     pub(crate) given_up: bool,
+    /// Where it stands among those that may be given tasks.
+    pub(crate) standing: Option<Standing>,
 }
 
 impl Worker {
@@ -67,12 +74,12 @@ impl Worker {
         self.slots.get(kind).copied().unwrap_or(0).saturating_sub(taken)
     }
 
-    pub(crate) fn has_any_room(&self) -> bool {
-        self.connected && !self.paused && self.slots.keys().any(|kind| self.free(kind) > 0)
+    fn takes_tasks(&self) -> bool {
+        self.connected && !self.paused
     }
 
     fn has_room_for(&self, slots: &BTreeMap<String, u32>) -> bool {
-        self.connected && !self.paused && slots.iter().all(|(kind, units)| self.free(kind) >= *units)
+        self.takes_tasks() && slots.iter().all(|(kind, units)| self.free(kind) >= *units)
     }
 
     pub(crate) fn take(&mut self, task: TaskId, slots: &BTreeMap<String, u32>) {
@@ -106,7 +113,7 @@ impl Step<'_> {
         holds: &[Held],
     ) -> Result<Reply, Refusal> {
         self.check_new_worker(id, &new)?;
-        let before = self.t.workers.remove(&id).unwrap_or_default();
+        let before = self.t.workers.remove(id).unwrap_or_default();
         if before.row.is_some() {
             // It announces itself anew each time from now on.
             self.out.delete(Table::Worker, &row::key::worker(self.tenant, id));
@@ -221,10 +228,13 @@ impl Step<'_> {
     /// says so soon: it may have been lost on the way.
     pub(crate) fn connect_worker(&mut self, id: WorkerId) -> Result<Reply, Refusal> {
         let acknowledge_until = self.now.saturating_add(self.limits.acknowledge_ms);
-        let worker = self.t.workers.get_mut(&id).filter(|worker| worker.row.is_some()).ok_or(Refusal::NoWorker)?;
-        worker.connected = true;
-        worker.away_since = None;
-        let (lease, running) = (worker.lease_ms.unwrap_or(0), worker.running.clone());
+        self.enrolled(id)?;
+        let connected = self.t.workers.change(id, |worker| {
+            worker.connected = true;
+            worker.away_since = None;
+            (worker.lease_ms.unwrap_or(0), worker.running.clone())
+        });
+        let (lease, running) = connected.ok_or(Refusal::NoWorker)?;
         for task in running {
             let Some(row) = self.t.task(task) else { continue };
             if row.acknowledged != row.invocation {
@@ -240,9 +250,8 @@ impl Step<'_> {
     /// An enrolled worker can't be reached. It keeps what it has in hand until its lease is over, but for what is known
     /// not to have reached it.
     pub(crate) fn disconnect_worker(&mut self, id: WorkerId, undelivered: &[Held]) -> Result<Reply, Refusal> {
-        let worker = self.t.workers.get_mut(&id).filter(|worker| worker.row.is_some()).ok_or(Refusal::NoWorker)?;
-        worker.connected = false;
-        worker.away_since = Some(self.now);
+        self.enrolled(id)?;
+        self.away(id);
         for held in undelivered {
             let mine = self.t.workers.get(&id).is_some_and(|worker| worker.running.contains(&held.task));
             if mine && self.t.task(held.task).is_some_and(|row| row.invocation == held.invocation) {
@@ -252,6 +261,20 @@ impl Step<'_> {
         Ok(Reply::Done)
     }
 
+    /// The row of an enrolled worker.
+    fn enrolled(&self, id: WorkerId) -> Result<&WorkerRow, Refusal> {
+        self.t.workers.get(&id).and_then(|worker| worker.row.as_ref()).ok_or(Refusal::NoWorker)
+    }
+
+    /// Nothing connects it from now on.
+    fn away(&mut self, id: WorkerId) {
+        let now = self.now;
+        self.t.workers.change(id, |worker| {
+            worker.connected = false;
+            worker.away_since = Some(now);
+        });
+    }
+
     /// Changes what is known of an enrolled worker: labels are added to those it has.
     pub(crate) fn update_worker(
         &mut self,
@@ -259,18 +282,19 @@ impl Step<'_> {
         labels: BTreeMap<String, LabelValue>,
         paused: Option<bool>,
     ) -> Result<Reply, Refusal> {
-        let known = self.t.workers.get(&id).and_then(|worker| worker.row.clone());
-        let mut row = known.ok_or(Refusal::NoWorker)?;
+        let known = self.enrolled(id)?;
+        let mut row = known.clone();
         row.labels.extend(labels);
         row.paused = paused.unwrap_or(row.paused);
         self.check_labels(&row.labels)?;
-        let worker = self.t.workers.get_mut(&id).ok_or(Refusal::NoWorker)?;
-        if worker.row.as_ref() == Some(&row) {
+        if *known == row {
             return Ok(Reply::Done);
         }
-        worker.labels.clone_from(&row.labels);
-        worker.paused = row.paused;
-        worker.row = Some(row.clone());
+        self.t.workers.change(id, |worker| {
+            worker.labels.clone_from(&row.labels);
+            worker.paused = row.paused;
+            worker.row = Some(row.clone());
+        });
         self.out.put(Table::Worker, &row::key::worker(self.tenant, id), &row);
         self.offer_to(id);
         Ok(Reply::Done)
@@ -301,9 +325,12 @@ impl Step<'_> {
 
     fn set_lease(&mut self, id: WorkerId, lease_ms: u64, given_up: bool) {
         let until = self.now.saturating_add(lease_ms);
-        let Some(worker) = self.t.workers.get_mut(&id) else { return };
-        worker.given_up = given_up;
-        if let Some(before) = worker.lease_until.replace(until) {
+        let leased = self.t.workers.change(id, |worker| {
+            worker.given_up = given_up;
+            worker.lease_until.replace(until)
+        });
+        let Some(before) = leased else { return };
+        if let Some(before) = before {
             self.timers.unset(before, self.tenant, TimerKey::WorkerLease(id));
         }
         self.timers.set(until, self.tenant, TimerKey::WorkerLease(id));
@@ -316,25 +343,26 @@ impl Step<'_> {
 
     pub(crate) fn worker_silent(&mut self, id: WorkerId) {
         const WHY: &str = "its worker was silent for too long";
-        let Some(worker) = self.t.workers.get_mut(&id) else { return };
+        let Some(worker) = self.t.workers.get(&id) else { return };
         if worker.row.is_none() || worker.given_up {
             self.drop_worker(id, WHY);
             return;
         }
         // It may still come back under its id, with nothing in hand.
-        worker.connected = false;
-        worker.away_since = Some(self.now);
-        let lost = core::mem::take(&mut worker.running);
-        worker.taken.clear();
-        worker.lease_until = None;
+        self.away(id);
+        let lost = self.t.workers.change(id, |worker| {
+            worker.taken.clear();
+            worker.lease_until = None;
+            core::mem::take(&mut worker.running)
+        });
         self.remember_worker(id);
-        for task in lost {
+        for task in lost.into_iter().flatten() {
             self.lose(task, WHY);
         }
     }
 
     fn drop_worker(&mut self, id: WorkerId, why: &str) {
-        let Some(worker) = self.t.workers.remove(&id) else { return };
+        let Some(worker) = self.t.workers.remove(id) else { return };
         if let Some(until) = worker.lease_until {
             self.timers.unset(until, self.tenant, TimerKey::WorkerLease(id));
         }
@@ -368,19 +396,6 @@ impl Step<'_> {
         }
     }
 
-    /// The worker a task goes to, among those that have room: the one wished for, then the one that fulfils most wishes,
-    /// then the one with the most free slots; the lowest id among equals.
-    pub(crate) fn free_worker(&self, action: &str, wants: &Wants) -> Option<WorkerId> {
-        let kind = wants.slots.keys().next().map_or("", String::as_str);
-        self.t
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.offers(action) && worker.has_room_for(&wants.slots))
-            .filter_map(|(id, worker)| Some((wants.rank(*id, worker)?, worker.free(kind), core::cmp::Reverse(*id))))
-            .max()
-            .map(|(_, _, id)| id.0)
-    }
-
     /// What a task in a worker's hands takes of it: nothing after it gave its slots back.
     pub(crate) fn slots_of(&self, id: TaskId) -> Option<BTreeMap<String, u32>> {
         let run = self.t.runs.get(&id.run)?;
@@ -392,13 +407,16 @@ impl Step<'_> {
     /// Takes a task out of a worker's hands and offers what that frees to whatever waits.
     pub(crate) fn free_slot(&mut self, id: WorkerId, task: TaskId) {
         let slots = self.slots_of(task);
-        let Some(worker) = self.t.workers.get_mut(&id) else { return };
-        if worker.running.remove(&task)
-            && let Some(slots) = slots
-        {
-            worker.give_back(&slots);
+        let freed = self.t.workers.change(id, |worker| {
+            if worker.running.remove(&task)
+                && let Some(slots) = slots
+            {
+                worker.give_back(&slots);
+            }
+        });
+        if freed.is_some() {
+            self.offer_to(id);
         }
-        self.offer_to(id);
     }
 
     /// A running task needs its slots no longer: it goes on without.
@@ -409,8 +427,9 @@ impl Step<'_> {
         task.slots_released = true;
         // Whoever asks for this has it in hand.
         task.acknowledged = task.invocation;
-        if let (Some(slots), Some(holder)) = (slots, self.t.workers.get_mut(&worker)) {
-            holder.give_back(&slots);
+        if let Some(slots) = slots
+            && self.t.workers.change(worker, |holder| holder.give_back(&slots)).is_some()
+        {
             self.dirty_task(id);
             self.offer_to(worker);
         }
