@@ -17,6 +17,7 @@ use mainspring_store::retention::Retention;
 use mainspring_store::{Batch, Embedded, Reader, Store, StoreError, TablesError, Unapplied};
 use tokio::sync::{Notify, oneshot};
 
+use crate::ahead;
 use crate::applier::Applier;
 use crate::commit::Committer;
 use crate::decider::{Answer, Decider, Respond};
@@ -454,16 +455,7 @@ fn open_partition(options: &EngineOptions, number: u16, hub: &Arc<Hub>) -> Resul
         return Err(broken.into());
     }
     // After the tail, so that each row becomes what it is now as it comes, and none is kept twice.
-    let mut refused = None;
-    tables.live_rows(&mut |op| {
-        if let (None, Some(body)) = (&refused, op.body) {
-            refused = recovery.row(op.table, op.key, body).err();
-        }
-    })?;
-    if let Some(refused) = refused {
-        return Err(refused.into());
-    }
-    let core = recovery.finish()?;
+    let core = ahead::recover(&*tables, recovery)?;
     let mut decider = Decider::new(core, seed, &**world);
     let now = decider.now(&**world);
     decider.resume(now);

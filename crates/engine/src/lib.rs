@@ -5,6 +5,7 @@
 //!
 //! What this crate does not know: what the rules are (`core`), how bytes become durable (`store`), any wire format.
 
+mod ahead;
 mod applier;
 mod commit;
 mod decider;
