@@ -31,6 +31,10 @@ pub use apply::{Folded, fold};
 pub use rows::SqliteRows;
 pub use schema::name_of;
 
+/// Frames of SQLite's write-ahead log, of 8 KiB each, after which what is written past the log is checkpointed: a store
+/// that is moved may be larger than what the disk has left.
+const WRITTEN_FRAMES_MAX: u64 = 16_384;
+
 /// The tables can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
@@ -172,7 +176,8 @@ impl SqliteTables {
         let fail = |source| TablesError::Sqlite { path: path.clone(), source };
         let transaction = self.connection.transaction().map_err(fail)?;
         apply::write(&transaction, folded).map_err(fail)?;
-        transaction.commit().map_err(fail)
+        transaction.commit().map_err(fail)?;
+        if self.frames()? > WRITTEN_FRAMES_MAX { self.checkpoint() } else { Ok(()) }
     }
 }
 
