@@ -64,6 +64,22 @@ impl Counter {
     }
 }
 
+struct Session;
+
+#[object]
+impl Session {
+    /// A message to the session of this key: its state is read, the agent is asked in a step, which answers at once, and
+    /// what it leaves of the state is written. What comes back is the reply.
+    #[handler]
+    async fn message(&self, ctx: ObjectContext<'_>, text: String) -> Result<String, TerminalError> {
+        let turns = ctx.get::<u64>("turns").await?.unwrap_or(0);
+        let asked = move || async move { Ok(if text.is_empty() { String::new() } else { "It is on its way.".to_owned() }) };
+        let reply = ctx.run(asked).name("agent").await?;
+        ctx.set("turns", turns + 1);
+        Ok(reply)
+    }
+}
+
 /// Writes the number down now and then while it changes, renamed into place so that a reader finds a whole one.
 fn keep_tally(path: String) {
     let mut written = None;
@@ -86,6 +102,6 @@ async fn main() {
         std::process::exit(2);
     };
     std::thread::spawn(|| keep_tally(tally));
-    let endpoint = Endpoint::builder().bind(Bench).bind(Counter).build();
+    let endpoint = Endpoint::builder().bind(Bench).bind(Counter).bind(Session).build();
     HttpServer::new(endpoint).listen_and_serve(SocketAddr::from(([127, 0, 0, 1], port))).await;
 }

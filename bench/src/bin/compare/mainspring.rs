@@ -158,6 +158,9 @@ fn functions_with(parts: &Parts, dir: &Path, postgres: Option<&str>) -> anyhow::
             Workload::F => Arc::new(move |caller, nth, out| {
                 out.extend(request("POST", &format!("/sleep/{}", sleep_ms(caller, nth, begun)), None, ""));
             }),
+            Workload::G => Arc::new(|caller, nth, out| {
+                out.extend(request("POST", &format!("/message/{}/{nth}", session_of(caller, nth)), None, ""));
+            }),
             Workload::Live => fixed("/sleep/3600000"),
             Workload::A => fixed("/noop"),
         }
@@ -170,6 +173,12 @@ fn functions_with(parts: &Parts, dir: &Path, postgres: Option<&str>) -> anyhow::
 pub(crate) fn key_of(caller: usize, nth: u64) -> u64 {
     (nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (caller as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)).rotate_left(29)
         % 1_000
+}
+
+/// The session a message is for. Each caller has 16 of its own, and writes to one after the other, so that a message never
+/// comes while its session's last is answered.
+pub(crate) fn session_of(caller: usize, nth: u64) -> String {
+    format!("s{caller}-{}", nth % 16)
 }
 
 /// How long a sleeper of workload F sleeps, so that all of them wake within the second that begins [`SLEEP`] after `begun`.

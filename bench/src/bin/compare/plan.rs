@@ -58,6 +58,8 @@ pub(crate) enum Workload {
     E,
     /// 10,000 runs that sleep and wake within one second.
     F,
+    /// A message to a session, and its turn's reply.
+    G,
     /// Runs that sleep for longer than anybody measures: what a server is killed with.
     #[value(skip)]
     Live,
@@ -137,13 +139,13 @@ impl Contender {
     }
 
     pub(crate) fn can(self, workload: Workload) -> bool {
-        use Workload::{A, B, C1, C2, D, E, F};
+        use Workload::{A, B, C1, C2, D, E, F, G};
         match self {
             Contender::Mainspring => matches!(workload, A | B | D | E),
-            Contender::MainspringFunctions => matches!(workload, A | B | C1 | C2 | D | E | F),
+            Contender::MainspringFunctions => matches!(workload, A | B | C1 | C2 | D | E | F | G),
             Contender::MainspringPython => matches!(workload, A | D),
-            Contender::MainspringPostgres => matches!(workload, A | B | D),
-            Contender::Restate24 | Contender::Restate2 => matches!(workload, A | B | C1 | C2 | D | E | F),
+            Contender::MainspringPostgres => matches!(workload, A | B | D | G),
+            Contender::Restate24 | Contender::Restate2 => matches!(workload, A | B | C1 | C2 | D | E | F | G),
             Contender::CeleryRedis | Contender::CeleryRabbitmq => matches!(workload, A | D),
             Contender::Dbos => matches!(workload, A | B | D),
         }
@@ -185,6 +187,7 @@ impl Workload {
             Workload::D => "d",
             Workload::E => "e",
             Workload::F => "f",
+            Workload::G => "g",
             Workload::Live => "live",
         }
     }
@@ -198,6 +201,7 @@ impl Workload {
             Workload::D => "Runs begun, not waited for",
             Workload::E => "One run that starts 1,000 others and waits for all of them",
             Workload::F => "10,000 runs that sleep, and wake within one second",
+            Workload::G => "A message to a session, its turn, and the reply",
             Workload::Live => "Runs that sleep",
         }
     }
@@ -220,6 +224,13 @@ impl Workload {
                  all were awake; the other figures are those of their beginning. A partition of Restate \
                  runs 1,000 functions at once, those that have slept for less than a minute among them \
                  (`concurrent-invocations-limit`, `inactivity-timeout`): with 2 partitions the others begin to sleep later."
+            }
+            Workload::G => {
+                "16 sessions for each caller, so that no message comes while its session's last is answered. Ours is the \
+                 flow of turns as it is, without a window: the message is accepted and kept, the turn reads the session's \
+                 state, asks an agent that answers at once, and commits state, reply, the reply's delivery and their \
+                 events in one decision. Restate's is an object for each session: its state is read, the agent is asked in \
+                 a recorded step, the state is set, and the reply returned; nothing is delivered, and nobody is told."
             }
             Workload::Live => "",
         }

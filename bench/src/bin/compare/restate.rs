@@ -10,7 +10,7 @@ use mainspring_bench::closed::Requests;
 use mainspring_bench::http1::request;
 use mainspring_bench::process::{Process, free_port};
 
-use crate::mainspring::{key_of, sleep_ms};
+use crate::mainspring::{key_of, session_of, sleep_ms};
 use crate::plan::Workload;
 use crate::running::{Door, Parts, READY_MAX, Running, answers, ask};
 
@@ -63,6 +63,10 @@ pub(crate) fn start(parts: &Parts, dir: &Path, partitions: u16) -> anyhow::Resul
             Workload::F => Arc::new(move |caller, nth, out| {
                 let ms = sleep_ms(caller, nth, begun).to_string();
                 out.extend(request("POST", "/Bench/sleep/send", None, &ms));
+            }),
+            Workload::G => Arc::new(|caller, nth, out| {
+                let path = format!("/Session/{}/message", session_of(caller, nth));
+                out.extend(request("POST", &path, None, &format!("\"{nth}\"")));
             }),
             Workload::Live => fixed("/Bench/sleep/send", "3600000"),
             Workload::A => fixed("/Bench/noop", ""),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use mainspring_bench::{Latencies, Place};
+use mainspring_core::limit::Limits;
 use mainspring_core::row::{MessageRow, MessageState, RunRow, RunState};
 use mainspring_core::workflow::WorkflowDef;
 use mainspring_core::{Command, Reply, Start, Table, TenantId, WorkerId};
@@ -19,6 +20,10 @@ use tokio::sync::Semaphore;
 use crate::worker::{Host, Worker};
 
 const WORKFLOW: &str = "bench";
+/// A workflow that nobody carries out: its runs wait.
+const WAITING: &str = "waiting";
+/// Who begins those that wait.
+const BEGINNERS: u64 = 256;
 /// A small JSON text, as inputs, messages and outputs mostly are.
 pub(crate) const PAYLOAD: &[u8] = br#"{"text":"where is my order 4711?"}"#;
 /// Not counted: caches fill, the log's first small segments are passed.
@@ -89,6 +94,8 @@ impl Work {
 pub(crate) struct Shape {
     /// Runs that ended before.
     pub(crate) finished: u64,
+    /// Runs of the first tenant that wait meanwhile.
+    pub(crate) live: u64,
     /// Bytes of each input, message, result and output.
     pub(crate) payload: usize,
     /// Tenants that callers ask for in turn.
@@ -177,7 +184,8 @@ impl Load {
     }
 
     fn measure_on(self, options: &EngineOptions) -> anyhow::Result<Measured> {
-        let engine = Engine::open(options)?;
+        let limits = Limits { live_runs_max: 20_000_000, ..Limits::default() };
+        let engine = Engine::open(&EngineOptions { limits, ..options.clone() })?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(self.threads).enable_time().build()?;
         let measured = runtime.block_on(self.drive(&engine));
         drop(runtime);
@@ -197,6 +205,7 @@ impl Load {
                 workers.push(Worker::start(host, WORKFLOW).await?);
             }
         }
+        self.begin_waiting(engine, &payload).await?;
         let turns = Arc::new(Semaphore::new(0));
         if let Some(rate) = self.rate {
             tokio::spawn(pace(rate, turns.clone()));
@@ -222,7 +231,7 @@ impl Load {
         for caller in callers {
             asks.merge(caller.await.context("a caller ended early")??);
         }
-        while unapplied(engine) > 0 || self.runs_live(engine).await? > 0 {
+        while unapplied(engine) > 0 || self.runs_live(engine).await? > self.shape.live {
             if stopped.elapsed() > DRAIN_MAX {
                 bail!("the tables were still {} bytes behind after {} s", unapplied(engine), DRAIN_MAX.as_secs());
             }
@@ -302,6 +311,30 @@ impl Load {
 }
 
 impl Load {
+    /// Begins those that wait, and has them in the tables.
+    async fn begin_waiting(self, engine: &Engine, payload: &Bytes) -> anyhow::Result<()> {
+        let tenant = TenantId(1);
+        engine.submit(tenant, Command::PutWorkflow { def: WorkflowDef::single(WAITING, false) }).await?;
+        let beginners = (0..BEGINNERS).map(|nth| {
+            let (engine, payload) = (engine.clone(), payload.clone());
+            let each = self.shape.live / BEGINNERS + u64::from(nth < self.shape.live % BEGINNERS);
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    let start = Start { workflow: WAITING.to_owned(), input: payload.clone(), ..Start::default() };
+                    engine.submit(tenant, Command::StartRun { start }).await?;
+                }
+                anyhow::Ok(())
+            })
+        });
+        for beginner in beginners.collect::<Vec<_>>() {
+            beginner.await??;
+        }
+        while unapplied(engine) > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
     async fn runs_live(self, engine: &Engine) -> anyhow::Result<u64> {
         let mut live = 0;
         for tenant in self.shape.tenants() {

@@ -55,6 +55,9 @@ struct Args {
     /// from one measurement to the next.
     #[arg(long, value_delimiter = ',', conflicts_with = "postgres")]
     finished: Vec<u64>,
+    /// Runs that wait meanwhile, of the first tenant; several numbers are measured in turn.
+    #[arg(long, value_delimiter = ',', default_value = "0", conflicts_with = "finished")]
+    live: Vec<u64>,
     /// Bytes of each input, message, result and output; several numbers are measured in turn.
     #[arg(long, value_delimiter = ',', default_value = "34")]
     payload: Vec<usize>,
@@ -92,9 +95,12 @@ fn main() -> anyhow::Result<()> {
     let mut lines = Vec::new();
     for &work in &works {
         for (finished, dir) in &stores {
-            for (&payload, &tenants, &workers) in product(&args.payload, &args.tenants, &args.workers) {
-                let shape = Shape { finished: *finished, payload, tenants: tenants.max(1), workers: workers.max(1) };
-                lines.push((work, shape, dir.clone()));
+            for &live in &args.live {
+                for (&payload, &tenants, &workers) in product(&args.payload, &args.tenants, &args.workers) {
+                    let (tenants, workers) = (tenants.max(1), workers.max(1));
+                    let shape = Shape { finished: *finished, live, payload, tenants, workers };
+                    lines.push((work, shape, dir.clone()));
+                }
             }
         }
     }
@@ -104,10 +110,11 @@ fn main() -> anyhow::Result<()> {
     }
     println!("medians of {} x {} s; times from submit to durable answer\n", args.rounds, args.seconds);
     println!(
-        "{:>7} {:>7} {:>9} {:>8} {:>7} {:>7} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>7} {:>10} {:>7} {:>6} {:>9}",
+        "{:>7} {:>7} {:>9} {:>9} {:>8} {:>7} {:>7} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>7} {:>10} {:>7} {:>6} {:>9}",
         "callers",
         "entries",
         "finished",
+        "live",
         "payload",
         "tenants",
         "workers",
@@ -161,12 +168,12 @@ fn product<'a>(
 
 #[expect(clippy::print_stdout, reason = "the results are this program's output")]
 fn line(callers: usize, work: Work, shape: Shape, rounds: &[Measured], machine: &Machine) {
-    let Shape { finished, payload, tenants, workers } = shape;
+    let Shape { finished, live, payload, tenants, workers } = shape;
     let entries = if let Work::Entries { each } = work { each } else { 0 };
     let of = |figure: fn(&Measured) -> f64| median(rounds.iter().map(figure));
     let rate = of(|m| m.transitions_per_second);
     println!(
-        "{callers:>7} {entries:>7} {finished:>9} {payload:>8} {tenants:>7} {workers:>7} {rate:>13.0} {:>8.1} {:>8.3} \
+        "{callers:>7} {entries:>7} {finished:>9} {live:>9} {payload:>8} {tenants:>7} {workers:>7} {rate:>13.0} {:>8.1} {:>8.3} \
          {:>8.3} {:>8.3} {:>8.3} {:>7.0} {:>7.0} {:>10.0} {:>7.2} {:>6.0} {:>9.0}",
         rate / machine.sync.per_second,
         of(|m| m.ask_p50_ms),

@@ -25,6 +25,10 @@ use mainspring_client::{
 use mainspring_core::Command;
 use mainspring_core::limit::Limits;
 use mainspring_engine::{Engine, EngineOptions};
+use mainspring_flows::window::WindowRules;
+use mainspring_flows::{
+    AgentAnswer, AgentKind, AgentRequest, AgentSettings, Agents, MessageBody, TurnDoor, TurnTokens, Web, turn,
+};
 use mainspring_postgres::{Postgres, PostgresOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -34,6 +38,8 @@ use tokio::sync::oneshot;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TENANT: TenantId = TenantId(1);
+/// Whom the sessions are with, and the function that answers.
+const AGENT: &str = "clerk";
 /// Functions at once.
 const SLOTS: u32 = 100_000;
 /// Messages a counter takes together.
@@ -86,7 +92,8 @@ async fn main() -> anyhow::Result<()> {
     engine.submit(TENANT, Command::PutTenant { name: "bench".to_owned() }).await?;
     let client = Client::new(engine.clone(), TENANT);
     let (waiting, done) = (Waiting::default(), tally::counted_in(args.tally));
-    let worker = offer(Worker::new(client.clone(), "functions").slots(SLOTS), waiting.clone(), done).start().await?;
+    let worker = Worker::new(client.clone(), "functions").slots(SLOTS);
+    let worker = offer(turns(worker, &client)?, waiting.clone(), done).start().await?;
     let service = Service { client, waiting, asked: Arc::default() };
     let routes = Router::new()
         .route("/noop", post(|State(service): State<Service>| async move { service.call("noop", 0).await }))
@@ -101,11 +108,28 @@ async fn main() -> anyhow::Result<()> {
         )
         .route("/send/noop", post(|State(service): State<Service>| async move { service.begin("noop", 0).await }))
         .route("/counter/{key}/{more}", post(add))
+        .route("/message/{session}/{text}", post(message))
         .with_state(service);
     let listener = tokio::net::TcpListener::bind(args.listen).await.context("the address can't be listened on")?;
     axum::serve(axum::serve::ListenerExt::tap_io(listener, |tcp| drop(tcp.set_nodelay(true))), routes).await?;
     worker.stop().await;
     Ok(())
+}
+
+/// The flows as they are, without a window, and an agent that answers at once and counts its session's turns.
+fn turns(worker: Worker, client: &Client) -> anyhow::Result<Worker> {
+    let kind = AgentKind::Workflow { name: AGENT.to_owned() };
+    let settings = AgentSettings { window: WindowRules::off(), ..AgentSettings::new(kind) };
+    let agents = Agents::new([(TENANT, AGENT.to_owned(), settings)]);
+    let door = TurnDoor { tokens: TurnTokens::new([1; 32]), calls_url: String::new(), tools: None };
+    // Nothing is called over HTTP here; a client needs it all the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let outside = Arc::new(Web::new(Vec::new()).map_err(anyhow::Error::msg)?);
+    let worker = mainspring_flows::offer(worker, client, &agents, outside, door);
+    Ok(worker.function(WorkflowDef::single(AGENT, true), |_: Context, request: AgentRequest| async move {
+        let turns = request.state.data.as_u64().unwrap_or(0) + 1;
+        Ok::<_, Failure>(AgentAnswer { state: Some(turns.into()), ..AgentAnswer::text("It is on its way.") })
+    }))
 }
 
 /// The functions, the same as those rivals are given.
@@ -178,6 +202,18 @@ async fn add(State(service): State<Service>, Path((key, more)): Path<(String, u6
     service.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(caller, answer);
     service.client.send("counter", &key, &Add { more, caller }, SendOptions::default()).await?;
     answered.await.map(Json).map_err(|_| Problem("the counter did not answer".to_owned()))
+}
+
+/// A message to a session, answered once its turn has ended: state, reply and its delivery are durable.
+async fn message(
+    State(service): State<Service>,
+    Path((session, text)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let key = format!("{TENANT}:{AGENT}:{session}:web");
+    let body = MessageBody { text, ..MessageBody::default() };
+    let sent = service.client.send(turn::WORKFLOW, &key, &body, SendOptions::default()).await?;
+    service.client.wait::<serde_json::Value>(sent.run).await?;
+    Ok(StatusCode::OK)
 }
 
 impl Service {
