@@ -9,6 +9,7 @@ mod mcp;
 mod moving;
 mod node;
 mod part;
+mod say;
 mod start;
 mod verbs;
 

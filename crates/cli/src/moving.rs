@@ -1,5 +1,4 @@
 //! `mainspring move` and `mainspring migrate`: a store goes to another place, and a schema is brought up to date.
-#![expect(clippy::print_stdout, reason = "printing is what these verbs are for")]
 
 use std::path::PathBuf;
 
@@ -10,6 +9,7 @@ use mainspring_store::moving::{Movable, move_store};
 use mainspring_store::tables::name_of;
 
 use crate::node::PARTITIONS;
+use crate::say::say;
 
 /// Where a database is, and which part of it is ours.
 #[derive(Debug, Args)]
@@ -74,14 +74,14 @@ pub(crate) fn move_all(args: &MoveArgs) -> anyhow::Result<()> {
     let (from, to) = (args.database.end(&args.from)?, args.database.end(&args.to)?);
     let usual = if args.to.contains("://") { PARTITIONS } else { 1 };
     let wanted = args.partitions.unwrap_or(usual);
-    let totals = move_store(&*from, &*to, wanted, partition_of, &mut |step| println!("{step}"))?;
-    println!("{:20} {:>12}  hash", "table", "rows");
+    let totals = move_store(&*from, &*to, wanted, partition_of, &mut |step| say!("{step}"))?;
+    say!("{:20} {:>12}  hash", "table", "rows");
     for (table, rows, hash) in totals.each() {
-        println!("{:20} {rows:>12}  {hash:016x}", name_of(table));
+        say!("{:20} {rows:>12}  {hash:016x}", name_of(table));
     }
-    println!("{} rows are in {}, counted and compared", totals.rows(), to.name());
-    println!("{} is marked as moved: it is not served any more, and can be removed", from.name());
-    println!(
+    say!("{} rows are in {}, counted and compared", totals.rows(), to.name());
+    say!("{} is marked as moved: it is not served any more, and can be removed", from.name());
+    say!(
         "Keys are not part of a store: copy the folder keys of the old directory to each node that serves the new one, or \
          tokens and sealed secrets are not understood there"
     );
@@ -97,6 +97,6 @@ pub(crate) fn migrate(args: &MigrateArgs) -> anyhow::Result<()> {
         _ if before == after => format!("was up to date, at version {after}"),
         _ => format!("went from version {before} to {after}"),
     };
-    println!("{}: the schema {what}; {partitions} partitions", store.name());
+    say!("{}: the schema {what}; {partitions} partitions", store.name());
     Ok(())
 }

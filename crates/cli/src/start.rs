@@ -20,6 +20,7 @@ use mainspring_server::{AppState, Keys};
 use crate::bus::{self, BusSetup};
 use crate::config::{Config, Configured, Egress, Pace, Store, dev_agent};
 use crate::part::{Common, Part};
+use crate::say::say;
 use crate::{listen, local, node};
 
 /// The tenant of `dev`.
@@ -165,29 +166,28 @@ async fn open_door(dir: &Path, state: &AppState, tenant: TenantId) -> anyhow::Re
     Ok(code)
 }
 
-#[expect(clippy::print_stdout, reason = "what a person at a terminal reads first")]
 pub(crate) fn announce(setup: &Setup, url: &str, door: Option<&str>) -> anyhow::Result<()> {
     let ready = format!("ready in {} ms", setup.began.elapsed().as_millis());
     let Some(code) = door else {
-        println!("{ready} on {url}, data in {}", setup.dir.display());
-        println!("a token: mainspring token create --dir {}", setup.dir.display());
+        say!("{ready} on {url}, data in {}", setup.dir.display());
+        say!("a token: mainspring token create --dir {}", setup.dir.display());
         return Ok(());
     };
     // Pasted into a terminal that may be anywhere.
     let token_file = std::path::absolute(setup.dir.join("keys").join("dev.token"))?;
-    println!("{ready}, data in {}\n", setup.dir.display());
-    println!("  Open this   {url}/chat?token={code}");
-    println!("  then        {url}/  and  {url}/runs;  the API is described at {url}/openapi.json\n");
-    println!("  For curl    export MAINSPRING_URL={url} MAINSPRING_TOKEN=$(cat {})", token_file.display());
-    println!("  For SDKs    export HATCHET_CLIENT_TOKEN=$MAINSPRING_TOKEN HATCHET_CLIENT_TLS_STRATEGY=none");
-    println!(
+    say!("{ready}, data in {}\n", setup.dir.display());
+    say!("  Open this   {url}/chat?token={code}");
+    say!("  then        {url}/  and  {url}/runs;  the API is described at {url}/openapi.json\n");
+    say!("  For curl    export MAINSPRING_URL={url} MAINSPRING_TOKEN=$(cat {})", token_file.display());
+    say!("  For SDKs    export HATCHET_CLIENT_TOKEN=$MAINSPRING_TOKEN HATCHET_CLIENT_TLS_STRATEGY=none");
+    say!(
         "              then start a worker written for Hatchet as it is: see examples/python and examples/typescript\n"
     );
-    println!(
+    say!(
         "Type quickly, interrupt the agent, kill this process with 'kill -9 {}' and start it again.",
         std::process::id()
     );
-    println!("Ctrl-C stops it in order.");
+    say!("Ctrl-C stops it in order.");
     Ok(())
 }
 

@@ -1,5 +1,4 @@
 //! The operator's verbs: calls of the HTTP API, printed for a terminal.
-#![expect(clippy::print_stdout, reason = "printing is what these verbs are for")]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,6 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::local::{Server, find, find_all};
+use crate::say::say;
 use crate::{RunVerb, ServerArgs, TokenVerb};
 
 /// How long `send` waits for a reply.
@@ -43,9 +43,9 @@ pub(crate) async fn ready(args: &ServerArgs) -> anyhow::Result<()> {
         None => find(args)?,
     };
     let standing = server.call(Method::GET, "/readyz", None).await?;
-    println!("{}", word(&standing["status"]));
+    say!("{}", word(&standing["status"]));
     for trouble in standing["degraded"].as_array().into_iter().flatten() {
-        println!("{}", word(trouble));
+        say!("{}", word(trouble));
     }
     Ok(())
 }
@@ -56,7 +56,7 @@ pub(crate) async fn token(verb: TokenVerb, args: &ServerArgs) -> anyhow::Result<
         TokenVerb::Create { name, scopes, ttl_days, quiet } => {
             let asked = json!({ "name": name, "scopes": scopes, "ttl_days": ttl_days });
             let made = server.call(Method::POST, "/v1/tokens", Some(asked)).await?;
-            println!("{}", word(&made["token"]));
+            say!("{}", word(&made["token"]));
             if !quiet {
                 eprintln!(
                     "its id is {}; it is shown only now. Revoke it with: mainspring token revoke {0}",
@@ -66,7 +66,7 @@ pub(crate) async fn token(verb: TokenVerb, args: &ServerArgs) -> anyhow::Result<
         }
         TokenVerb::List => {
             let list = server.call(Method::GET, "/v1/tokens", None).await?;
-            println!("{:36}  {:24}  {:16}  state", "id", "name", "scopes");
+            say!("{:36}  {:24}  {:16}  state", "id", "name", "scopes");
             for token in list["tokens"].as_array().into_iter().flatten() {
                 let scopes: Vec<String> = token["scopes"].as_array().into_iter().flatten().map(word).collect();
                 let state = match (token["revoked_at"].is_null(), token["expires_at"].as_u64().unwrap_or(0) > now_ms())
@@ -75,12 +75,12 @@ pub(crate) async fn token(verb: TokenVerb, args: &ServerArgs) -> anyhow::Result<
                     (true, true) => "valid",
                     (true, false) => "expired",
                 };
-                println!("{:36}  {:24}  {:16}  {state}", word(&token["id"]), word(&token["name"]), scopes.join(","));
+                say!("{:36}  {:24}  {:16}  {state}", word(&token["id"]), word(&token["name"]), scopes.join(","));
             }
         }
         TokenVerb::Revoke { id } => {
             server.call(Method::DELETE, &format!("/v1/tokens/{id}"), None).await?;
-            println!("revoked {id}");
+            say!("revoked {id}");
         }
     }
     Ok(())
@@ -93,13 +93,13 @@ pub(crate) async fn run(verb: RunVerb, args: &ServerArgs) -> anyhow::Result<()> 
             let workflow = workflow.unwrap_or_default();
             let path = format!("/v1/runs?limit={limit}&workflow={workflow}&state={}", state.unwrap_or_default());
             let list = server.call(Method::GET, &path, None).await?;
-            println!("{:36}  {:16}  {:10}  {:>9}  key", "id", "workflow", "state", "took");
+            say!("{:36}  {:16}  {:10}  {:>9}  key", "id", "workflow", "state", "took");
             for run in list["runs"].as_array().into_iter().flatten() {
                 let took = match (run["created_at"].as_u64(), run["finished_at"].as_u64()) {
                     (Some(from), Some(to)) => format!("{} ms", to.saturating_sub(from)),
                     _ => "-".to_owned(),
                 };
-                println!(
+                say!(
                     "{:36}  {:16}  {:10}  {took:>9}  {}",
                     word(&run["id"]),
                     word(&run["workflow"]),
@@ -112,11 +112,11 @@ pub(crate) async fn run(verb: RunVerb, args: &ServerArgs) -> anyhow::Result<()> 
         RunVerb::Cancel { id, reason } => {
             let body = reason.map_or_else(|| json!({}), |reason| json!({ "reason": reason }));
             server.call(Method::POST, &format!("/v1/runs/{id}/cancel"), Some(body)).await?;
-            println!("cancelled {id}");
+            say!("cancelled {id}");
         }
         RunVerb::Resume { id } => {
             server.call(Method::POST, &format!("/v1/runs/{id}/resume"), None).await?;
-            println!("resumed {id}");
+            say!("resumed {id}");
         }
     }
     Ok(())
@@ -126,21 +126,21 @@ pub(crate) async fn redis_rebuild(args: &ServerArgs) -> anyhow::Result<()> {
     for (tenant, server) in find_all(args)? {
         let given = server.call(Method::POST, "/v1/config-mirror/rebuild", None).await;
         let given = given.with_context(|| format!("tenant {tenant}"))?;
-        println!("tenant {tenant}: {} bundles of {} agents", given["bundles"], given["agents"]);
+        say!("tenant {tenant}: {} bundles of {} agents", given["bundles"], given["agents"]);
     }
     Ok(())
 }
 
 fn show(run: &Value) {
-    println!("run {} of {}: {}", word(&run["id"]), word(&run["workflow"]), word(&run["state"]));
+    say!("run {} of {}: {}", word(&run["id"]), word(&run["workflow"]), word(&run["state"]));
     for field in ["key", "waiting_for", "error", "parent", "input", "output"] {
         if !run[field].is_null() {
-            println!("  {field:12} {}", word(&run[field]));
+            say!("  {field:12} {}", word(&run[field]));
         }
     }
     let from = run["created_at"].as_u64().unwrap_or(0);
     for task in run["tasks"].as_array().into_iter().flatten() {
-        println!(
+        say!(
             "  task {} {}, attempt {} of {}",
             word(&task["name"]),
             word(&task["state"]),
@@ -153,7 +153,7 @@ fn show(run: &Value) {
                 (Some(from), Some(to)) => format!("{} ms", to.saturating_sub(from)),
                 _ => "waiting".to_owned(),
             };
-            println!(
+            say!(
                 "    {:>3}  +{after:>6} ms  {:10} {:20} {took:>9}  {}",
                 entry["position"],
                 word(&entry["kind"]),
@@ -184,7 +184,7 @@ pub(crate) async fn send(
         let view = server.call(Method::GET, &format!("/v1/turns/{turn}"), None).await.unwrap_or_default();
         match view["state"].as_str() {
             Some("completed") => {
-                println!("{}", word(&view["reply"]["text"]));
+                say!("{}", word(&view["reply"]["text"]));
                 return Ok(());
             }
             Some("superseded") => turn = word(&view["superseded_by"]),
