@@ -10,8 +10,7 @@ use crate::partition::Partition;
 
 /// Bytes applied in one transaction. Bounds the time a reader of the log's tail has to wait.
 const APPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Applied bytes after which the tables are checkpointed, so that log segments can go and recovery stays short. Not more,
-/// because all of it is flushed at once, and a durable write of the log waits behind that.
+/// Applied bytes after which the tables are checkpointed, so that log segments can go and recovery stays short.
 const CHECKPOINT_BYTES: usize = 16 * 1024 * 1024;
 /// With nothing to apply for this long, the tables are checkpointed and swept.
 const IDLE: Duration = Duration::from_secs(5);

@@ -125,7 +125,7 @@ pub trait TableStore: Send + Debug {
     /// How long to wait for more after the first batch, so that writes to one row, and to one page, meet in one
     /// transaction. Listings lag by about this much; whoever waits to read ends it. As it is, it is right for SQLite: a
     /// page that is touched is written whole with each transaction, so a busy engine waits longer; at 1,000 messages a
-    /// second it would else write fifteen times what it applies, and the log's own writes wait behind that.
+    /// second it would else write fifteen times what it applies, on the disk that the log is on.
     fn linger(&self) -> Linger {
         Linger { quiet: Duration::from_millis(20), busy: Duration::from_millis(150) }
     }

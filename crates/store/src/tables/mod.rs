@@ -208,6 +208,7 @@ impl TableStore for SqliteTables {
         self.sure()?;
         let path = self.path.clone();
         let applied = apply::apply(&mut self.connection, batches, &path)?;
+        self.paced.applied(batches.iter().map(|batch| batch.len()).sum());
         // It is applied, whatever becomes of this.
         if let Ok(frames) = self.frames() {
             self.paced.hand_over(frames);

@@ -21,6 +21,10 @@ const WAL_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
 /// Bytes on their way to the disk at once. A write of the log waits for no more than that.
 const PIECE: u64 = 128 * 1024;
+/// The same for tables that are behind: they are what the log waits for then, and the disk has to be kept busy.
+const PIECE_BEHIND: u64 = 4 * 1024 * 1024;
+/// Bytes that were applied at once by tables that are behind.
+const BEHIND: usize = 8 * 1024 * 1024;
 
 /// The files of one database, beside the connection that writes them.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ pub(super) struct Paced {
     page: u64,
     /// Frames of the write-ahead log that are on the disk, or on their way.
     handed: u64,
+    piece: u64,
     #[cfg(test)]
     pub(super) watch: super::power::Watch,
 }
@@ -47,9 +52,15 @@ impl Paced {
             wal: open(Path::new(&wal))?,
             page,
             handed: 0,
+            piece: PIECE,
             #[cfg(test)]
             watch: super::power::Watch::default(),
         })
+    }
+
+    /// So many bytes were applied at once.
+    pub(super) fn applied(&mut self, bytes: usize) {
+        self.piece = if bytes < BEHIND { PIECE } else { PIECE_BEHIND };
     }
 
     /// Hands over what came to the write-ahead log, which has this many frames now. Whether the disk took it is found out
@@ -57,7 +68,7 @@ impl Paced {
     pub(super) fn hand_over(&mut self, frames: u64) {
         // Fewer than before: it was begun again from its beginning.
         let from = if frames < self.handed { 0 } else { self.handed };
-        let mut pieces = Pieces::of(&self.wal);
+        let mut pieces = Pieces::of(&self.wal, self.piece);
         pieces.add(self.frame(from)..self.frame(frames));
         pieces.end();
         self.handed = frames;
@@ -80,7 +91,7 @@ impl Paced {
 
     /// Makes the tables durable. These pages were copied to them, which may be those of [`Paced::sync_wal`].
     pub(super) fn sync_tables(&mut self, pages: &[u32]) -> io::Result<()> {
-        let mut pieces = Pieces::of(&self.tables);
+        let mut pieces = Pieces::of(&self.tables, self.piece);
         for page in pages {
             let end = u64::from(*page) * self.page;
             pieces.add(end.saturating_sub(self.page)..end);
@@ -114,25 +125,27 @@ impl Paced {
 /// Ranges of a file on their way to the disk, in the order of the file.
 struct Pieces<'a> {
     file: &'a File,
+    /// Bytes in one.
+    piece: u64,
     /// Begun and not waited for: what they span, and the bytes of them.
     begun: Option<(Range<u64>, u64)>,
 }
 
 impl Pieces<'_> {
-    fn of(file: &File) -> Pieces<'_> {
-        Pieces { file, begun: None }
+    fn of(file: &File, piece: u64) -> Pieces<'_> {
+        Pieces { file, piece, begun: None }
     }
 
     /// Begins to write a range that comes after those before it.
     fn add(&mut self, range: Range<u64>) {
         let mut from = range.start;
         while from < range.end {
-            let to = range.end.min(from + PIECE);
+            let to = range.end.min(from + self.piece);
             write_back(self.file, from..to, libc::SYNC_FILE_RANGE_WRITE);
             let (span, bytes) = self.begun.take().unwrap_or((from..to, 0));
             let bytes = bytes + (to - from);
             self.begun = Some((span.start..to, bytes));
-            if bytes >= PIECE {
+            if bytes >= self.piece {
                 self.end();
             }
             from = to;
