@@ -35,6 +35,7 @@ pub(super) struct Paced {
     page: u64,
     /// Frames of the write-ahead log that are on the disk, or on their way.
     handed: u64,
+    /// Bytes that are handed over at once.
     piece: u64,
     #[cfg(test)]
     pub(super) watch: super::power::Watch,
@@ -66,10 +67,8 @@ impl Paced {
     /// Hands over what came to the write-ahead log, which has this many frames now. Whether the disk took it is found out
     /// by the next [`Paced::sync_wal`].
     pub(super) fn hand_over(&mut self, frames: u64) {
-        // Fewer than before: it was begun again from its beginning.
-        let from = if frames < self.handed { 0 } else { self.handed };
         let mut pieces = Pieces::of(&self.wal, self.piece);
-        pieces.add(self.frame(from)..self.frame(frames));
+        pieces.add(self.frame(self.handed)..self.frame(frames));
         pieces.end();
         self.handed = frames;
     }
@@ -97,6 +96,8 @@ impl Paced {
             pieces.add(end.saturating_sub(self.page)..end);
         }
         pieces.end();
+        // The write-ahead log begins anew, or what is gone over again is on the disk already.
+        self.handed = 0;
         self.sync(&self.tables)
     }
 
