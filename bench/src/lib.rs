@@ -4,6 +4,7 @@
 //! this disk makes one block durable, and prints its result beside that.
 
 pub mod closed;
+pub mod flows;
 pub mod http1;
 pub mod latency;
 pub mod machine;

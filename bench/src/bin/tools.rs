@@ -44,7 +44,6 @@ fn main() -> anyhow::Result<()> {
     println!("machine: {}", Machine::measure(place.path())?);
     println!("three compensatable steps, {} callers, {} s counted per round\n", args.callers, args.seconds);
     println!("{:>5} {:>16} {:>9} {:>9} {:>9}", "round", "orchestrations/s", "p50 ms", "p99 ms", "failed");
-    let _ = rustls::crypto::ring::default_provider().install_default();
     for round in 1..=args.rounds {
         let dir = tempfile::tempdir_in(place.path())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

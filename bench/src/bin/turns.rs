@@ -9,14 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use mainspring_bench::{Latencies, Machine, Place};
+use mainspring_bench::{Latencies, Machine, Place, flows};
 use mainspring_client::{Client, Context, Failure, SendOptions, TenantId, Worker, WorkflowDef};
 use mainspring_core::{Command, Reply};
 use mainspring_engine::{Engine, EngineOptions};
 use mainspring_flows::window::WindowRules;
-use mainspring_flows::{
-    AgentAnswer, AgentKind, AgentRequest, AgentSettings, Agents, MessageBody, TurnDoor, TurnTokens, Web, turn,
-};
+use mainspring_flows::{AgentAnswer, AgentRequest, MessageBody, turn};
 
 /// As the server has it.
 #[global_allocator]
@@ -96,17 +94,12 @@ async fn measure(args: &Args, dir: &std::path::Path) -> anyhow::Result<Measured>
     engine.submit(TENANT, Command::PutTenant { name: "bench".to_owned() }).await?;
     let client = Client::new(engine.clone(), TENANT);
     let window = if args.window_ms == 0 { WindowRules::off() } else { WindowRules::fixed(args.window_ms) };
-    let settings = AgentSettings { window, ..AgentSettings::new(AgentKind::Workflow { name: AGENT.to_owned() }) };
-    let agents = Agents::new([(TENANT, "bench".to_owned(), settings)]);
-    let door = TurnDoor { tokens: TurnTokens::new([1; 32]), calls_url: String::new(), tools: None };
     let total = (args.rate * (args.seconds + WARM_S)) as usize;
     let seen: Seen = Arc::new(Mutex::new(vec![None; total]));
     let eyes = seen.clone();
-    // Nothing is called over HTTP here; a client needs it all the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let outside = Arc::new(Web::new(Vec::new()).map_err(anyhow::Error::msg)?);
-    let worker = mainspring_flows::offer(Worker::new(client.clone(), "bench"), &client, &agents, outside, door)
-        .function(WorkflowDef::single(AGENT, true), move |_: Context, request: AgentRequest| {
+    let worker = flows::offer(Worker::new(client.clone(), "bench"), &client, TENANT, AGENT, window)?.function(
+        WorkflowDef::single(AGENT, true),
+        move |_: Context, request: AgentRequest| {
             let now = Instant::now();
             let eyes = eyes.clone();
             async move {
@@ -118,7 +111,8 @@ async fn measure(args: &Args, dir: &std::path::Path) -> anyhow::Result<Measured>
                 }
                 Ok::<_, Failure>(AgentAnswer::text("done"))
             }
-        });
+        },
+    );
     let worker = worker.start().await?;
 
     let began = Instant::now();
@@ -132,7 +126,7 @@ async fn measure(args: &Args, dir: &std::path::Path) -> anyhow::Result<Measured>
             let planned = began + Duration::from_secs_f64(nth as f64 / rate as f64);
             std::thread::sleep(planned.saturating_duration_since(Instant::now()));
             let client = sender.clone();
-            let key = format!("{TENANT}:bench:p{}:web", nth as u64 % sessions);
+            let key = format!("{TENANT}:{AGENT}:p{}:web", nth as u64 % sessions);
             let send = async move {
                 let body = MessageBody { text: nth.to_string(), ..MessageBody::default() };
                 let sent = client.send(turn::WORKFLOW, &key, &body, SendOptions::default()).await;

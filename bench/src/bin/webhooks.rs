@@ -50,7 +50,6 @@ struct Args {
 #[expect(clippy::print_stdout, reason = "the results are this program's output")]
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let place = Place::below(args.dir.as_deref())?;
     println!("machine: {}", Machine::measure(place.path())?);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

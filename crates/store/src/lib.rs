@@ -6,6 +6,8 @@
 //! What this crate does not know: what a row means beyond the few columns listings need, who decides, what time it is.
 
 pub mod backend;
+#[cfg(test)]
+mod chance;
 pub mod conformance;
 pub mod embedded;
 pub mod log;

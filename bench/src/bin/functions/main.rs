@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use clap::Parser;
-use mainspring_bench::tally;
+use mainspring_bench::{flows, tally};
 use mainspring_client::{
     Client, ClientError, Commit, Context, DocumentKey, Failure, PutDocument, Received, SendOptions, SpawnOptions,
     TenantId, Worker, WorkflowDef,
@@ -26,9 +26,7 @@ use mainspring_core::Command;
 use mainspring_core::limit::Limits;
 use mainspring_engine::{Engine, EngineOptions};
 use mainspring_flows::window::WindowRules;
-use mainspring_flows::{
-    AgentAnswer, AgentKind, AgentRequest, AgentSettings, Agents, MessageBody, TurnDoor, TurnTokens, Web, turn,
-};
+use mainspring_flows::{AgentAnswer, AgentRequest, MessageBody, turn};
 use mainspring_postgres::{Postgres, PostgresOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -118,14 +116,7 @@ async fn main() -> anyhow::Result<()> {
 
 /// The flows as they are, without a window, and an agent that answers at once and counts its session's turns.
 fn turns(worker: Worker, client: &Client) -> anyhow::Result<Worker> {
-    let kind = AgentKind::Workflow { name: AGENT.to_owned() };
-    let settings = AgentSettings { window: WindowRules::off(), ..AgentSettings::new(kind) };
-    let agents = Agents::new([(TENANT, AGENT.to_owned(), settings)]);
-    let door = TurnDoor { tokens: TurnTokens::new([1; 32]), calls_url: String::new(), tools: None };
-    // Nothing is called over HTTP here; a client needs it all the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let outside = Arc::new(Web::new(Vec::new()).map_err(anyhow::Error::msg)?);
-    let worker = mainspring_flows::offer(worker, client, &agents, outside, door);
+    let worker = flows::offer(worker, client, TENANT, AGENT, WindowRules::off())?;
     Ok(worker.function(WorkflowDef::single(AGENT, true), |_: Context, request: AgentRequest| async move {
         let turns = request.state.data.as_u64().unwrap_or(0) + 1;
         Ok::<_, Failure>(AgentAnswer { state: Some(turns.into()), ..AgentAnswer::text("It is on its way.") })

@@ -17,7 +17,6 @@ fn request(url: &str) -> Request {
 const LIMITS: CallLimits = CallLimits { time: Duration::from_secs(5), body_bytes_max: 64 };
 
 fn egress(policy: Policy, dns: Option<&Dns>) -> HttpEgress {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let name_servers = dns.map(|dns| dns.address).into_iter().collect();
     HttpEgress::new(EgressOptions { policy, name_servers, extra_roots: Vec::new() }).unwrap()
 }

@@ -61,7 +61,6 @@ impl House {
     }
 
     pub(crate) fn open_with(dir: &Path, setup: Setup) -> House {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let engine = Engine::open(&EngineOptions::new(dir)).unwrap();
         let policy = setup.policy.unwrap_or_else(|| Policy::default().with_loopback());

@@ -7,11 +7,13 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use crate::chance::Chance;
+
 use super::{
     LogError, LogOptions, Position, SyncMode,
     disk::Disk,
     test_tap::{Change, Event, Fault, Tap},
-    tests::{Chance, payload},
+    tests::payload,
     writer::Log,
 };
 

@@ -13,22 +13,10 @@ use super::{
     test_tap::{Change, Event, Tap},
 };
 
+use crate::chance::Chance;
+
 const PARTITION: u16 = 3;
 const SEGMENT_BYTES: u64 = 24 << 10;
-
-/// Draws reproducible numbers: a linear congruential generator (constants from Knuth's MMIX).
-pub(super) struct Chance(pub(super) u64);
-
-impl Chance {
-    pub(super) fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) % limit as u64) as usize
-    }
-
-    pub(super) fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.below(256) as u8).collect()
-    }
-}
 
 /// Makes the batch for a position: mostly small, some of several blocks, a few larger than a segment.
 pub(super) fn payload(position: u64) -> Vec<u8> {

@@ -13,6 +13,7 @@ use mainspring_core::{Table, TenantId};
 
 use super::SqliteTables;
 use crate::backend::TableStore;
+use crate::chance::Chance;
 use crate::unapplied::Batch;
 
 const TENANT: TenantId = TenantId(1);
@@ -70,18 +71,8 @@ fn read(file: &File) -> Vec<u8> {
     bytes
 }
 
-/// Small, and the same every time.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
-
 /// What the disk has: of each block the durable or the present one, as chance has it. `keeps` of ten are present.
-fn what_is_left(durable: &[u8], present: &[u8], keeps: u64, chance: &mut Chance) -> Vec<u8> {
+fn what_is_left(durable: &[u8], present: &[u8], keeps: usize, chance: &mut Chance) -> Vec<u8> {
     let length = if chance.below(2) == 0 { present.len() } else { durable.len().min(present.len()) };
     let mut left = vec![0; length];
     for (index, block) in left.chunks_mut(BLOCK).enumerate() {
@@ -124,8 +115,8 @@ fn tables_open_whole_after_any_power_failure() {
         out.put(Table::Meta, b"partition", &MetaRow { now: position, event_seq: 0 });
         let mut rows = history.last().expect("one").clone();
         for _ in 0..chance.below(30) {
-            let id = PayloadId(u128::from(chance.below(200)));
-            let body = vec![position as u8; 1 + chance.below(3_000) as usize];
+            let id = PayloadId(chance.below(200) as u128);
+            let body = vec![position as u8; 1 + chance.below(3_000)];
             rows.insert(row::key::payload(TENANT, id).to_vec(), body.clone());
             out.put_payload(TENANT, id, body.into());
         }
