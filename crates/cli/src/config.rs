@@ -25,7 +25,7 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     #[serde(default)]
     pub(crate) store: Store,
-    /// How turns of all agents of a tenant go.
+    /// Tenants, and how turns of all agents of each go.
     #[serde(default)]
     pub(crate) tenants: BTreeMap<String, Turns>,
     #[serde(default)]
@@ -287,7 +287,7 @@ impl Store {
 }
 
 /// How turns go, as far as it is said: for a tenant's agents together, or for one.
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Turns {
     timeout_ms: Option<u64>,
@@ -340,7 +340,8 @@ impl Config {
     pub(crate) fn read(path: &Path) -> anyhow::Result<Config> {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!(
-                "{} can't be read; write one (docs/configuration.md has an example) or name another with --config",
+                "{} can't be read; write one (one line is enough, [tenants.default]; the rest is in \
+                 docs/configuration.md) or name another with --config",
                 path.display()
             )
         })?;
@@ -349,6 +350,33 @@ impl Config {
             bail!("{}: keep_runs_days and keep_events_days must be at least 1", path.display());
         }
         Ok(config)
+    }
+
+    /// The names of all tenants, each once: those of agents first, in the order of the file. A tenant without agents has
+    /// workflows alone, and its section has to be empty: what that says is about turns, so its name may be misspelt.
+    pub(crate) fn tenants(&self) -> anyhow::Result<Vec<String>> {
+        let mut names: Vec<String> = Vec::new();
+        for agent in &self.agents {
+            if !names.contains(&agent.tenant) {
+                names.push(agent.tenant.clone());
+            }
+        }
+        for (name, turns) in &self.tenants {
+            if names.contains(name) {
+                continue;
+            }
+            if *turns != Turns::default() {
+                bail!(
+                    "[tenants.{name}] says how agents' turns go and has no agent: add one under [[agents]] with \
+                     tenant = {name:?}, or leave the section empty"
+                );
+            }
+            names.push(name.clone());
+        }
+        if names.is_empty() {
+            bail!("no tenant is configured: add [tenants.NAME], or an [[agents]] section (docs/configuration.md)");
+        }
+        Ok(names)
     }
 }
 

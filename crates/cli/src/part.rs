@@ -50,12 +50,7 @@ pub(crate) struct Common {
 
 impl Common {
     pub(crate) fn new(setup: Setup, keys: Keys, address: SocketAddr) -> anyhow::Result<Self> {
-        let mut tenants: Vec<(TenantId, String)> = Vec::new();
-        for (_, name, _) in &setup.agents {
-            if !tenants.iter().any(|(_, known)| known == name) {
-                tenants.push((tenant_id(name), name.clone()));
-            }
-        }
+        let tenants = setup.tenants.iter().map(|name| (tenant_id(name), name.clone())).collect();
         let agents = setup.agents.iter().map(|(name, tenant, own)| (tenant_id(tenant), name.clone(), own.clone()));
         let agents = Agents::new(agents);
         let public_url = setup.public_url.clone().unwrap_or_else(|| format!("http://{address}"));

@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     signing_key: Option<PathBuf>,
     pub(crate) store: Store,
     pub(crate) limits: Limits,
+    /// The names of all tenants, the one a person without a choice sees first.
+    pub(crate) tenants: Vec<String>,
     pub(crate) agents: Vec<(String, String, AgentSettings)>,
     pub(crate) example: Option<orders_agent::Settings>,
     pub(crate) egress: EgressOptions,
@@ -70,6 +72,7 @@ pub(crate) async fn dev(dir: &Path, listen: SocketAddr, began: Instant) -> anyho
         signing_key: None,
         store: Store::default(),
         limits: Limits::default(),
+        tenants: vec![DEV_TENANT.to_owned()],
         agents: vec![("orders".to_owned(), DEV_TENANT.to_owned(), settings)],
         example: Some(orders_agent::Settings { side_effects, carrier, thinking: carrier / 2, word }),
         egress: Egress::default().options(true)?,
@@ -88,14 +91,7 @@ pub(crate) async fn serve(
     began: Instant,
 ) -> anyhow::Result<()> {
     let config = Config::read(config)?;
-    if config.agents.is_empty() {
-        bail!("no agent is configured: add an [[agents]] section (docs/configuration.md)");
-    }
-    for name in config.tenants.keys() {
-        if !config.agents.iter().any(|agent| agent.tenant == *name) {
-            bail!("[tenants.{name}] has no agent: add one under [[agents]] with tenant = {name:?}, or remove it");
-        }
-    }
+    let tenants = config.tenants()?;
     let agents = config.agents.iter().map(|agent| {
         Ok((agent.name.clone(), agent.tenant.clone(), agent.settings(config.tenants.get(&agent.tenant))?))
     });
@@ -104,7 +100,6 @@ pub(crate) async fn serve(
     if integrations.len() < config.integrations.len() {
         bail!("two [[integrations]] have the same id: give each its own");
     }
-    let tenants: Vec<String> = config.agents.iter().map(|agent| agent.tenant.clone()).collect();
     let setup = Setup {
         integrations,
         dir: dir.unwrap_or(config.server.dir),
@@ -118,6 +113,7 @@ pub(crate) async fn serve(
         egress: config.egress.options(false)?,
         secrets: Configured::read(&config.secrets)?,
         bus: bus::setup(config.redis.as_ref(), config.bus, &tenants)?,
+        tenants,
         began,
     };
     match (config.postgres, config.node) {

@@ -131,9 +131,14 @@ pub(crate) fn known_agent(state: &AppState, session: &SessionKey) -> Result<(), 
     if state.agents().get(session.tenant, &session.agent).is_some() {
         return Ok(());
     }
-    let known = state.agents().names(session.tenant).join(", ");
+    let known = state.agents().names(session.tenant);
+    let otherwise = if known.is_empty() {
+        ": this tenant has no agent yet"
+    } else {
+        &format!(", or use one of: {}", known.join(", "))
+    };
     let detail = format!("no agent named {:?} is configured for this tenant", session.agent);
-    let action = format!("configure it under [[agents]] in mainspring.toml, or use one of: {known}");
+    let action = format!("configure it under [[agents]] in mainspring.toml{otherwise}");
     Err(Problem::new(StatusCode::NOT_FOUND, "agent_unknown", detail, action))
 }
 

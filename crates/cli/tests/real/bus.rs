@@ -1,34 +1,19 @@
 //! The real binary with `[bus]` and without `[redis]`: channel gateways and senders that know only HTTP sit on both sides
 //! of it, and it is killed in between.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_mainspring");
+use crate::house::Server;
+
 const INBOUND: &str = "events.inbound.acme.web";
 const OUTBOUND: &str = "events.outbound.acme.web";
 /// How long anything is waited for before it is said that it does not come.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-struct Server {
-    process: Child,
-    url: String,
-    dir: PathBuf,
-    http: reqwest::Client,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // kill -9, so that nothing is put in order.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 /// A tenant's caller.
 struct Caller<'a> {
@@ -36,41 +21,17 @@ struct Caller<'a> {
     token: String,
 }
 
-impl Server {
-    async fn start(dir: &Path) -> Server {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let _ = std::fs::remove_file(dir.join("server.json"));
-        let mut command = Command::new(BINARY);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(dir.join("mainspring.toml"));
-        command.arg("--dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().expect("the server is started");
-        let began = Instant::now();
-        loop {
-            assert!(began.elapsed() < PATIENCE, "waited for the server to say where it listens");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            let Ok(text) = std::fs::read(dir.join("server.json")) else { continue };
-            let running: Value = serde_json::from_slice(&text).expect("server.json is JSON");
-            let url = running["url"].as_str().expect("a url").to_owned();
-            return Server { process, url, dir: dir.to_owned(), http: reqwest::Client::new() };
-        }
-    }
-
-    fn caller(&self, tenant: &str) -> Caller<'_> {
-        let mut command = Command::new(BINARY);
-        command.args(["token", "create", "--quiet", "--tenant", tenant, "--dir"]).arg(&self.dir);
-        let made = command.output().expect("the command runs");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let token = String::from_utf8(made.stdout).expect("text").trim().to_owned();
-        Caller { server: self, token }
-    }
-
-    async fn text(&self, path: &str) -> String {
-        let response = self.http.get(format!("{}{path}", self.url)).send().await.expect("an answer");
-        response.text().await.expect("text")
-    }
+/// What a page or a probe says to anybody.
+async fn said(server: &Server, path: &str) -> String {
+    let response = server.http.get(format!("{}{path}", server.url)).send().await.expect("an answer");
+    response.text().await.expect("text")
 }
 
-impl Caller<'_> {
+impl<'a> Caller<'a> {
+    fn of(server: &'a Server, tenant: &str) -> Self {
+        Caller { server, token: server.token(tenant) }
+    }
+
     async fn post(&self, path: &str, body: Value) -> Value {
         let request = self.server.http.post(format!("{}{path}", self.server.url)).bearer_auth(&self.token);
         let response = request.json(&body).send().await.expect("an answer");
@@ -162,8 +123,8 @@ fn configure(dir: &Path, agent: &str) {
 async fn gateways_and_senders_without_redis() {
     let dir = tempfile::tempdir().expect("a directory");
     configure(dir.path(), &agent().await);
-    let server = Server::start(dir.path()).await;
-    let acme = server.caller("acme");
+    let server = Server::serve(dir.path()).await;
+    let acme = Caller::of(&server, "acme");
     for n in 0..10 {
         acme.publish(&format!("m{n}"), "anna", &format!("{n}")).await;
     }
@@ -184,17 +145,17 @@ async fn gateways_and_senders_without_redis() {
         acme.publish(&format!("m{n}"), "anna", &format!("{n}")).await;
     }
     drop(server);
-    let server = Server::start(dir.path()).await;
-    let acme = server.caller("acme");
+    let server = Server::serve(dir.path()).await;
+    let acme = Caller::of(&server, "acme");
     acme.publish("m30", "anna", "30").await;
     let expected: Vec<String> = (10..31).map(|n| n.to_string()).collect();
     assert_eq!(acme.told("anna", 21).await, expected);
 
     // The other tenant has streams of its own, and sees nothing of these.
-    let other = server.caller("other").get("/v1/streams").await.to_string();
+    let other = Caller::of(&server, "other").get("/v1/streams").await.to_string();
     assert!(!other.contains("acme"), "{other}");
-    let metrics = server.text("/metrics").await;
+    let metrics = said(&server, "/metrics").await;
     assert!(metrics.contains("bus_taken_total") && !metrics.contains("redis_well"), "{metrics}");
-    let ready: Value = serde_json::from_str(&server.text("/readyz").await).expect("JSON");
+    let ready: Value = serde_json::from_str(&said(&server, "/readyz").await).expect("JSON");
     assert_ne!(ready["status"], "degraded", "without Redis nothing is missing: {ready}");
 }

@@ -1,70 +1,41 @@
 //! The real binary in trouble: a disk that takes no more, a port in use, a directory in use, a damaged log.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_mainspring");
+use crate::house::{BINARY, Server};
 
 struct Dev {
-    process: Child,
-    url: String,
+    server: Server,
     token: String,
-    http: reqwest::Client,
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        // kill -9, as trouble would.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Dev {
     /// Starts `mainspring dev` behind a shell prelude, and waits until it has said where it listens.
     async fn start(dir: &Path, prelude: &str) -> Dev {
-        let _ = std::fs::remove_file(dir.join("server.json"));
+        let mut command = Command::new("sh");
         let script = format!("{prelude} exec {BINARY} dev --dir {} --listen 127.0.0.1:0", dir.display());
-        let process = Command::new("sh")
-            .args(["-c", &script])
-            .env("MAINSPRING_DEV_QUIET_MS", "100")
-            .env("MAINSPRING_DEV_TOOL_MS", "0")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("a shell");
-        let began = Instant::now();
-        loop {
-            assert!(began.elapsed() < Duration::from_secs(60), "dev is ready within a minute");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            let Ok(text) = std::fs::read(dir.join("server.json")) else { continue };
-            let running: Value = serde_json::from_slice(&text).expect("server.json is JSON");
-            let Ok(token) = std::fs::read_to_string(dir.join("keys/dev.token")) else { continue };
-            let url = running["url"].as_str().expect("a url").to_owned();
-            return Dev { process, url, token, http: http() };
-        }
+        command.args(["-c", &script]).env("MAINSPRING_DEV_QUIET_MS", "100").env("MAINSPRING_DEV_TOOL_MS", "0");
+        let server = Server::start(command, dir).await;
+        // It was there before the server was ready.
+        let token = std::fs::read_to_string(dir.join("keys/dev.token")).expect("a token");
+        Dev { server, token }
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token);
+        let request = self.server.http.get(format!("{}{path}", self.server.url)).bearer_auth(&self.token);
         let response = request.send().await.expect("an answer");
         (response.status().as_u16(), response.json().await.unwrap_or_default())
     }
 
     async fn send(&self, who: &str, text: &str) -> (u16, Value) {
-        let path = format!("{}/v1/sessions/orders/{who}/web/messages", self.url);
-        let request = self.http.post(path).bearer_auth(&self.token).json(&json!({ "text": text }));
+        let path = format!("{}/v1/sessions/orders/{who}/web/messages", self.server.url);
+        let request = self.server.http.post(path).bearer_auth(&self.token).json(&json!({ "text": text }));
         let response = request.send().await.expect("an answer");
         (response.status().as_u16(), response.json().await.unwrap_or_default())
     }
-}
-
-fn http() -> reqwest::Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
 }
 
 #[tokio::test]
@@ -170,7 +141,8 @@ fn wrong_settings_are_one_sentence_each() {
         assert!(!output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    assert!(config("").contains("no agent is configured"));
+    assert!(config("").contains("no tenant is configured"));
+    assert!(config("[tenants.acme]\non_message = \"queue\"").contains("has no agent"));
     assert!(config("[[agents]]\nname = \"a\"\ntenant = \"t\"\nkind = \"http\"").contains("takes url"));
     assert!(config("[servr]").contains("servr"));
     let beyond = Command::new(BINARY).args(["dev", "--listen", "0.0.0.0:0"]).output().expect("the binary runs");
