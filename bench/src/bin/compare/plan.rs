@@ -98,10 +98,10 @@ impl Contender {
         match self {
             Contender::Mainspring => {
                 "`mainspring serve`, one partition, `fsync = \"durable\"`; a worker in Rust in a process of its own, over \
-                 gRPC (the wire of Hatchet's SDKs), one thread, one stream of work and two connections for reports, on each \
-                 of which what was done while a report was on its way is reported together (`SendBatchActionEvent`); asked \
-                 over HTTP with a token, `POST /v1/workflows/NAME/runs?wait_seconds=60`. Three steps are three tasks, one \
-                 after the other, each given out and reported over the wire"
+                 gRPC (the wire of Hatchet's SDKs), one thread, one stream of work and a connection for reports; what was \
+                 done while a report was on its way is reported together (`SendBatchActionEvent`); asked over HTTP with a \
+                 token, `POST /v1/workflows/NAME/runs?wait_seconds=60`. Three steps are three tasks, one after the other, \
+                 each given out and reported over the wire"
             }
             Contender::MainspringFunctions => {
                 "durable functions of the Rust SDK with the engine in their process, one partition, durable; asked over \

@@ -26,9 +26,8 @@ use mainspring_hatchet::wire::v1::admin_service_client::AdminServiceClient;
 use mainspring_hatchet::wire::v1::{CreateTaskOpts, CreateWorkflowVersionRequest, TriggerWorkflowRequest};
 use tokio::sync::mpsc;
 
-/// Connections it reports on, each with one report of each action on its way.
-const CONNECTIONS: usize = 2;
-/// Tasks in one report.
+/// Tasks in one report. Of each action one is on its way at a time: with more of them each is smaller, and what they cost
+/// the server is in their number.
 const REPORTED_AT_ONCE: usize = 1_000;
 /// Children asked for in one request.
 const BULK: u64 = 500;
@@ -51,7 +50,8 @@ struct Args {
 struct Worker {
     id: String,
     wire: Wire,
-    reporters: Arc<Vec<mpsc::UnboundedSender<Ended>>>,
+    /// To whoever reports what ended, on a connection of its own.
+    reporter: mpsc::UnboundedSender<Ended>,
 }
 
 /// A task that came to its end.
@@ -81,14 +81,10 @@ async fn main() -> anyhow::Result<()> {
     let id = dispatcher.register(request).await?.into_inner().worker_id;
     let mut stream = dispatcher.listen_v2(WorkerListenRequest { worker_id: id.clone() }).await?.into_inner();
     let done = tally::counted_in(args.tally);
-    let mut reporters = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let client = DispatcherClient::new(connect(&args.url, &bearer).await?);
-        let (say, said) = mpsc::unbounded_channel();
-        tokio::spawn(report(client, id.clone(), said, done.clone()));
-        reporters.push(say);
-    }
-    let worker = Worker { id, wire, reporters: Arc::new(reporters) };
+    let client = DispatcherClient::new(connect(&args.url, &bearer).await?);
+    let (reporter, said) = mpsc::unbounded_channel();
+    tokio::spawn(report(client, id.clone(), said, done));
+    let worker = Worker { id, wire, reporter };
     let (mut beating, worker_id) = (dispatcher.clone(), worker.id.clone());
     tokio::spawn(async move {
         loop {
@@ -99,11 +95,9 @@ async fn main() -> anyhow::Result<()> {
             tokio::time::sleep(Duration::from_secs(4)).await;
         }
     });
-    let mut nth = 0;
     while let Some(action) = stream.message().await? {
         if action.action_type() == ActionType::StartStepRun {
-            nth += 1;
-            tokio::spawn(worker.clone().carry_out(action, nth));
+            tokio::spawn(worker.clone().carry_out(action));
         }
     }
     anyhow::bail!("the server ended the stream")
@@ -167,7 +161,7 @@ fn workflows() -> [CreateWorkflowVersionRequest; 3] {
 }
 
 impl Worker {
-    async fn carry_out(self, action: AssignedAction, nth: usize) {
+    async fn carry_out(self, action: AssignedAction) {
         let ended = match action.action_id.as_str() {
             "bench:fan-out" => match self.fan_out(&action).await {
                 Ok(children) => (StepActionEventType::StepEventTypeCompleted, format!("{{\"children\":{children}}}")),
@@ -181,8 +175,7 @@ impl Worker {
             retry_count: Some(action.retry_count),
             ..BatchActionEventItem::default()
         };
-        let _ =
-            self.reporters[nth % self.reporters.len()].send(Ended { action: action.action_id, kind: ended.0, item });
+        let _ = self.reporter.send(Ended { action: action.action_id, kind: ended.0, item });
     }
 
     /// Starts children and waits for the end of each; gives how many.
