@@ -27,7 +27,7 @@ const BEGINNERS: u64 = 256;
 /// A small JSON text, as inputs, messages and outputs mostly are.
 pub(crate) const PAYLOAD: &[u8] = br#"{"text":"where is my order 4711?"}"#;
 /// Not counted: caches fill, the log's first small segments are passed.
-const WARM_UP: Duration = Duration::from_millis(700);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(700);
 /// How long the tables may take to catch up before that is reported as an error.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 

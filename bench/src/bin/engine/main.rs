@@ -4,6 +4,7 @@
 //! message, each journal entry and each completion counts one. Callers wait for one answer before they ask again; the
 //! worker answers every dispatch at once. The first part of each measurement is not counted.
 
+mod bare;
 mod finished;
 mod load;
 mod worker;
@@ -110,7 +111,7 @@ fn main() -> anyhow::Result<()> {
     }
     println!("medians of {} x {} s; times from submit to durable answer\n", args.rounds, args.seconds);
     println!(
-        "{:>7} {:>7} {:>9} {:>9} {:>8} {:>7} {:>7} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>7} {:>10} {:>7} {:>6} {:>9}",
+        "{:>7} {:>7} {:>9} {:>9} {:>8} {:>7} {:>7} {:>13} {:>8} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>7} {:>10} {:>7} {:>6} {:>9}",
         "callers",
         "entries",
         "finished",
@@ -120,6 +121,7 @@ fn main() -> anyhow::Result<()> {
         "workers",
         "transitions/s",
         "x disk",
+        "log alone",
         "ask p50",
         "ask p99",
         "end p50",
@@ -133,15 +135,18 @@ fn main() -> anyhow::Result<()> {
     );
     for &callers in &args.callers {
         // In turn, so that whatever else happens on the machine happens to all of them.
-        let mut rounds: Vec<Vec<Measured>> = lines.iter().map(|_| Vec::new()).collect();
+        let mut rounds: Vec<Vec<(Measured, f64)>> = lines.iter().map(|_| Vec::new()).collect();
         for _ in 0..args.rounds.max(1) {
             for (&(work, shape, ref dir), rounds) in lines.iter().zip(&mut rounds) {
                 let counted = Duration::from_secs_f64(args.seconds);
                 let load = Load { shape, callers, rate: args.rate, work, counted, threads: args.threads.max(1) };
-                rounds.push(match dir {
+                let measured = match dir {
                     Some(dir) => load.measure_in(dir)?,
                     None => load.measure(&place, args.postgres.as_deref())?,
-                });
+                };
+                let (log, bytes) = (place.path().join("log-alone"), measured.bytes_per_transition as usize);
+                let alone = bare::answers_per_second(&log, callers, load.threads, bytes.max(1), counted)?;
+                rounds.push((measured, alone));
             }
         }
         for (&(work, shape, _), rounds) in lines.iter().zip(&rounds) {
@@ -150,6 +155,9 @@ fn main() -> anyhow::Result<()> {
     }
     println!(
         "\nask: the callers' command, end: the worker's completion, in ms. x disk: times the machine's single appends."
+    );
+    println!(
+        "log alone: how many of these callers' commands a log without an engine makes durable per second, as many bytes each."
     );
     println!("behind: durable but not yet in the tables when the callers stopped; drain: until the tables had it all.");
     println!("checked: accepted runs or messages, every one of which was found done in the tables afterwards.");
@@ -167,13 +175,14 @@ fn product<'a>(
 }
 
 #[expect(clippy::print_stdout, reason = "the results are this program's output")]
-fn line(callers: usize, work: Work, shape: Shape, rounds: &[Measured], machine: &Machine) {
+fn line(callers: usize, work: Work, shape: Shape, rounds: &[(Measured, f64)], machine: &Machine) {
     let Shape { finished, live, payload, tenants, workers } = shape;
     let entries = if let Work::Entries { each } = work { each } else { 0 };
-    let of = |figure: fn(&Measured) -> f64| median(rounds.iter().map(figure));
+    let of = |figure: fn(&Measured) -> f64| median(rounds.iter().map(|(measured, _)| figure(measured)));
+    let alone = median(rounds.iter().map(|(_, alone)| *alone));
     let rate = of(|m| m.transitions_per_second);
     println!(
-        "{callers:>7} {entries:>7} {finished:>9} {live:>9} {payload:>8} {tenants:>7} {workers:>7} {rate:>13.0} {:>8.1} {:>8.3} \
+        "{callers:>7} {entries:>7} {finished:>9} {live:>9} {payload:>8} {tenants:>7} {workers:>7} {rate:>13.0} {:>8.1} {alone:>9.0} {:>8.3} \
          {:>8.3} {:>8.3} {:>8.3} {:>7.0} {:>7.0} {:>10.0} {:>7.2} {:>6.0} {:>9.0}",
         rate / machine.sync.per_second,
         of(|m| m.ask_p50_ms),
