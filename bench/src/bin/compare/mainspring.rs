@@ -15,14 +15,8 @@ use crate::plan::Workload;
 use crate::postgres::Postgres;
 use crate::running::{Door, Parts, READY_MAX, Running, answers};
 
-/// A tenant is made by being named; its agent is never asked.
-const CONFIG: &str = r#"
-[[agents]]
-name = "nobody"
-tenant = "default"
-kind = "http"
-url = "http://127.0.0.1:9/turn"
-"#;
+/// A tenant is made by being named, and workflows need no agent.
+const CONFIG: &str = "[tenants.default]";
 
 /// From the first request of workload F until the first sleeper wakes: long enough to have begun all of them.
 pub(crate) const SLEEP: Duration = Duration::from_secs(20);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::house::Server;
 
 #[tokio::test]
-async fn a_tenant_without_agents_has_workflows_and_refuses_messages() {
+async fn a_tenant_without_agents_is_served_and_refuses_messages() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("mainspring.toml"), "[tenants.jobs]").expect("writable");
     let server = Server::serve(dir.path()).await;
