@@ -92,14 +92,16 @@ impl Door {
         let answer = json!({
             "verb": verdict.verb, "result": verdict.result, "note": verdict.note, "by": by, "since": attention.since,
         });
-        self.client.signal(run, &settle_signal(step), &answer).await?;
         let told = json!({
             "execution_id": run.to_string(), "step": step, "kind": attention.kind, "verb": verdict.verb,
             "note": verdict.note, "by": by, "tool": attention.detail["tool"], "agent": attention.detail["agent"],
             "session": attention.detail["session"],
         });
         let session = attention.detail.get("session").and_then(Value::as_str);
+        // First who said it, then what follows from it: after a crash in between it is asked again, and nothing was done
+        // that nobody is on record for.
         self.client.emit("tool.answered", session, &told).await?;
+        self.client.signal(run, &settle_signal(step), &answer).await?;
         Ok(())
     }
 

@@ -120,6 +120,8 @@ pub(crate) struct Server {
     url: String,
     setup: Setup,
     dir: Option<TempDir>,
+    /// Directories of servers that died before this one.
+    left: Vec<TempDir>,
     wired: Option<Wired>,
     runtime: Option<Runtime>,
     http: reqwest::Client,
@@ -139,7 +141,7 @@ impl Server {
         let wiring = runtime.spawn(wire(setup.clone(), dir.path().to_owned()));
         let (url, wired) = wiring.await.expect("the server starts");
         let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
-        Server { url, setup, dir: Some(dir), wired: Some(wired), runtime: Some(runtime), http }
+        Server { url, setup, dir: Some(dir), left: Vec::new(), wired: Some(wired), runtime: Some(runtime), http }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -219,8 +221,10 @@ impl Server {
         }
         // The dead server's threads keep their directory: what they still do is not in the image.
         std::mem::forget(self.wired.take());
-        std::mem::forget(self.dir.take());
-        Server::start(self.setup.clone(), image).await
+        let mut after = Server::start(self.setup.clone(), image).await;
+        after.left = std::mem::take(&mut self.left);
+        after.left.extend(self.dir.take());
+        after
     }
 
     async fn applied(&self) {
