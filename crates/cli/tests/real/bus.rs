@@ -42,8 +42,9 @@ impl<'a> Caller<'a> {
     }
 
     async fn get(&self, path: &str) -> Value {
-        let request = self.server.http.get(format!("{}{path}", self.server.url)).bearer_auth(&self.token);
-        request.send().await.expect("an answer").json().await.expect("JSON")
+        let (status, answer) = self.server.get(&self.token, path).await;
+        assert!(!answer.is_null(), "{path}: {status} without JSON");
+        answer
     }
 
     /// As a channel gateway does.

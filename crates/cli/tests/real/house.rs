@@ -59,4 +59,18 @@ impl Server {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         String::from_utf8(made.stdout).expect("text").trim().to_owned()
     }
+    /// Asks with a token; gives the status and what was said, `null` where that is no JSON.
+    pub(crate) async fn get(&self, token: &str, path: &str) -> (u16, Value) {
+        answer(self.http.get(format!("{}{path}", self.url)).bearer_auth(token)).await
+    }
+
+    /// The same with a body.
+    pub(crate) async fn post(&self, token: &str, path: &str, body: &Value) -> (u16, Value) {
+        answer(self.http.post(format!("{}{path}", self.url)).bearer_auth(token).json(body)).await
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let response = request.send().await.expect("an answer");
+    (response.status().as_u16(), response.json().await.unwrap_or_default())
 }

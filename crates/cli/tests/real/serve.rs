@@ -1,6 +1,6 @@
 //! What `mainspring serve` does with little in its configuration.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::house::Server;
 
@@ -11,17 +11,12 @@ async fn a_tenant_without_agents_is_served_and_refuses_messages() {
     let server = Server::serve(dir.path()).await;
     let token = server.token("jobs");
 
-    let path = format!("{}/v1/workflows/nightly/runs", server.url);
-    let started = server.http.post(path).bearer_auth(&token).json(&json!({ "input": {} })).send().await;
-    let started = started.expect("an answer");
-    let (status, body): (_, Value) = (started.status().as_u16(), started.json().await.expect("JSON"));
+    let (status, body) = server.post(&token, "/v1/workflows/nightly/runs", &json!({ "input": {} })).await;
     // Nobody has registered it: what is refused is the name alone.
     assert_eq!((status, body["code"].as_str()), (404, Some("workflow_unknown")), "{body}");
 
-    let path = format!("{}/v1/sessions/orders/anna/web/messages", server.url);
-    let refused = server.http.post(path).bearer_auth(&token).json(&json!({ "text": "hello" })).send().await;
-    let refused = refused.expect("an answer");
-    let (status, body): (_, Value) = (refused.status().as_u16(), refused.json().await.expect("JSON"));
+    let path = "/v1/sessions/orders/anna/web/messages";
+    let (status, body) = server.post(&token, path, &json!({ "text": "hello" })).await;
     assert_eq!((status, body["code"].as_str()), (404, Some("agent_unknown")), "{body}");
     assert_eq!(body["action"], "configure it under [[agents]] in mainspring.toml: this tenant has no agent yet");
 }

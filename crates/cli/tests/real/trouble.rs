@@ -25,17 +25,22 @@ impl Dev {
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        let request = self.server.http.get(format!("{}{path}", self.server.url)).bearer_auth(&self.token);
-        let response = request.send().await.expect("an answer");
-        (response.status().as_u16(), response.json().await.unwrap_or_default())
+        self.server.get(&self.token, path).await
     }
 
     async fn send(&self, who: &str, text: &str) -> (u16, Value) {
-        let path = format!("{}/v1/sessions/orders/{who}/web/messages", self.server.url);
-        let request = self.server.http.post(path).bearer_auth(&self.token).json(&json!({ "text": text }));
-        let response = request.send().await.expect("an answer");
-        (response.status().as_u16(), response.json().await.unwrap_or_default())
+        let path = format!("/v1/sessions/orders/{who}/web/messages");
+        self.server.post(&self.token, &path, &json!({ "text": text })).await
     }
+}
+
+/// What `dev` says on a directory that it must refuse.
+fn refused_on(dir: &Path) -> String {
+    let mut command = Command::new(BINARY);
+    let output = command.args(["dev", "--listen", "127.0.0.1:0", "--dir"]).arg(dir).output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{text}");
+    text
 }
 
 #[tokio::test]
@@ -74,13 +79,7 @@ async fn a_full_disk_stops_acceptance_and_loses_nothing_accepted() {
 async fn a_second_process_is_told_that_the_directory_is_in_use() {
     let dir = tempfile::tempdir().expect("a directory");
     let _dev = Dev::start(dir.path(), "").await;
-    let second = Command::new(BINARY)
-        .args(["dev", "--listen", "127.0.0.1:0", "--dir"])
-        .arg(dir.path())
-        .output()
-        .expect("the binary runs");
-    let text = String::from_utf8_lossy(&second.stderr);
-    assert!(!second.status.success());
+    let text = refused_on(dir.path());
     assert!(text.contains("in use") || text.contains("another process"), "{text}");
     assert!(!text.contains("backtrace"), "{text}");
 }
@@ -120,13 +119,7 @@ async fn a_torn_tail_opens_and_damage_in_the_middle_refuses() {
     damaged[4096 * 3 + 40] ^= 0xff;
     let name = segment.file_name().expect("a name");
     std::fs::write(fresh.path().join("p0/log").join(name), &damaged).expect("writable");
-    let refused = Command::new(BINARY)
-        .args(["dev", "--listen", "127.0.0.1:0", "--dir"])
-        .arg(fresh.path())
-        .output()
-        .expect("the binary runs");
-    let text = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success(), "{text}");
+    let text = refused_on(fresh.path());
     let named = [name.to_str().expect("ascii"), "byte 12288", "backup"];
     assert!(named.iter().all(|word| text.contains(word)), "{text}");
 }
